@@ -1,0 +1,3 @@
+fn main() -> std::io::Result<()> {
+    tonic_prost_build::configure().bytes(".").compile_protos(&["proto/moorhouse.proto"], &["proto"])
+}
