@@ -118,7 +118,9 @@ fn is_dns_label(value: &str) -> bool {
 }
 
 fn is_relative_path(value: &str) -> bool {
-    !value.is_empty() && value.len() <= 4096 && value.split('/').all(|p| !matches!(p, "" | "." | "..") && !p.contains('\0'))
+    !value.is_empty()
+        && value.len() <= 4096
+        && value.split('/').all(|p| !matches!(p, "" | "." | "..") && !p.contains('\0'))
 }
 
 name_id!(

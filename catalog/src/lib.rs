@@ -2,10 +2,11 @@
 //!
 //! Pure but for `store/`: no clock, no network, no threads. The controller drives it; agents and gateways read its views.
 
+pub mod codec;
 pub mod ids;
+pub mod parts;
 pub mod records;
 pub mod views;
-pub mod codec;
 
 pub use ids::*;
 pub use records::*;

@@ -6,8 +6,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{
-    BlobId, DdlSeq, Epoch, FilePath, GroupName, Incarnation, NodeName, ObjectKey, PartPath, ShardCount, ShardId, SqlName,
-    TableId, Version, WarehouseId,
+    BlobId, DdlSeq, Epoch, FilePath, GroupName, Incarnation, NodeName, ObjectKey, PartPath, ShardCount, ShardId,
+    SqlName, TableId, Version, WarehouseId,
 };
 
 /// The root record; written once when the warehouse is made.
@@ -106,8 +106,14 @@ pub enum TableState {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
 pub enum DdlStatement {
-    CreateDatabase { database: SqlName, if_not_exists: bool },
-    DropDatabase { database: SqlName, if_exists: bool },
+    CreateDatabase {
+        database: SqlName,
+        if_not_exists: bool,
+    },
+    DropDatabase {
+        database: SqlName,
+        if_exists: bool,
+    },
     CreateTable {
         /// The group whose endpoint it came through: the owner.
         group: GroupName,
@@ -121,7 +127,11 @@ pub enum DdlStatement {
         /// `SHARD BY`, if said.
         sharding_key: Option<String>,
     },
-    DropTable { database: SqlName, name: SqlName, if_exists: bool },
+    DropTable {
+        database: SqlName,
+        name: SqlName,
+        if_exists: bool,
+    },
 }
 
 /// One entry of the distributed DDL queue. Progress is not stored: nodes report the revision that they have applied.
