@@ -1,0 +1,3 @@
+//! What the rendered files must contain.
+
+use super::*;

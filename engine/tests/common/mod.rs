@@ -1,0 +1,36 @@
+//! What the tests of real engines share.
+
+use std::net::TcpListener;
+use std::path::Path;
+
+use moorhouse_engine::{Admin, Engine, EngineBinary, EngineChoice, EngineConfig, SqlUser};
+
+/// `echo -n secret | sha256sum`
+pub const SECRET_SHA256: &str = "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b";
+
+/// Ports that were free a moment ago.
+pub fn free_ports<const N: usize>() -> [u16; N] {
+    let listeners: [TcpListener; N] = std::array::from_fn(|_| TcpListener::bind("127.0.0.1:0").expect("a free port"));
+    listeners.map(|listener| listener.local_addr().expect("bound").port())
+}
+
+/// One engine below `dir`, with user `sales` / `secret`.
+pub fn config(dir: &Path) -> EngineConfig {
+    let [http_port, native_port] = free_ports();
+    EngineConfig {
+        dir: dir.join("engine"),
+        listen_host: "127.0.0.1".into(),
+        http_port,
+        native_port,
+        admin: Admin { name: "agent".into(), password: "pa<ss>&\"'".into() },
+        users: vec![SqlUser { name: "sales".into(), password_sha256_hex: SECRET_SHA256.into() }],
+        cluster: None,
+        disks_base: Some(dir.join("disks")),
+        max_memory_bytes: Some(2 << 30),
+    }
+}
+
+pub async fn engine(config: &EngineConfig) -> Engine {
+    let binary = EngineBinary::find(&EngineChoice::Auto).expect("an engine; run `make setup`");
+    Engine::start(&binary, config).await.expect("the engine starts")
+}
