@@ -1,0 +1,32 @@
+# The commands of this repository; `make` lists them. Two cores are assumed: CARGO_BUILD_JOBS=n changes that.
+export CARGO_BUILD_JOBS ?= 2
+DEMO_ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-tests build check test demo clean
+
+help: ## Lists these commands
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
+
+setup: ## Installs what building and the demo need and this machine lacks
+	@scripts/setup.sh
+
+setup-tests: ## Installs what the tests need besides (a real S3 server, ClickHouse clients)
+	@scripts/setup.sh --tests
+
+build: ## Builds every binary
+	cargo build --workspace --bins
+
+check: ## Formatting, lints and documentation, warnings being errors
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --quiet
+
+test: setup-tests build ## Runs every test, with real etcd, S3 and ClickHouse
+	cargo test --workspace
+
+demo: setup build ## Runs the whole system on TPC-H; KEEP=1 leaves it running
+	target/debug/moorhouse-demo $(if $(KEEP),--keep) $(DEMO_ARGS)
+
+clean: ## Removes what was built
+	cargo clean

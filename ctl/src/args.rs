@@ -1,0 +1,188 @@
+//! The command line, as clap sees it.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use serde::{Deserialize, Serialize};
+
+#[derive(Debug, Parser)]
+#[command(name = "moorctl", version, about = "Starts, shows and changes a Moorhouse warehouse")]
+pub struct Args {
+    /// How listings are printed
+    #[arg(long, global = true, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+    /// The controller, http://HOST:PORT; without it, the one that `dev up` started in --dir
+    #[arg(long, global = true, env = "MOORHOUSE_CONTROLLER")]
+    pub controller: Option<String>,
+    /// Where `dev up` keeps its state, logs and data
+    #[arg(long, global = true, env = "MOORHOUSE_DEV_DIR", default_value = ".moorhouse")]
+    pub dir: PathBuf,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    Table,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// A whole warehouse as processes of this machine
+    #[command(subcommand)]
+    Dev(DevCommand),
+    /// The nodes of the compute groups
+    #[command(subcommand)]
+    Node(NodeCommand),
+    /// Which node holds which shard
+    #[command(subcommand)]
+    Shard(ShardCommand),
+    /// The data parts of the tables
+    #[command(subcommand)]
+    Part(PartCommand),
+    /// Shard moves of this controller's lifetime
+    #[command(subcommand)]
+    Move(MoveCommand),
+    /// The compute groups
+    #[command(subcommand)]
+    Group(GroupCommand),
+    /// The warehouse in numbers
+    Status,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum DevCommand {
+    /// Starts a controller, the nodes and a gateway, and prints the connection strings
+    Up(UpArgs),
+    /// Stops all of it; the data stays for the next `dev up`
+    Down,
+    /// Shows the processes and the connection strings
+    Status,
+    /// Kills a node's agent and its engine with SIGKILL, as a crash would
+    Kill { node: String },
+    /// Starts a stopped or killed node again
+    Start { node: String },
+}
+
+/// What is not given is taken from an earlier `dev up` in the same directory, or else has the default named here.
+#[derive(Debug, Default, clap::Args)]
+pub struct UpArgs {
+    /// Slices of every table, fixed when the warehouse is made [default: 8]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub shards: Option<u32>,
+    /// A compute group and its number of nodes, NAME=N; repeatable [default: etl=2 bi=1]
+    #[arg(long = "group")]
+    pub groups: Vec<GroupSpec>,
+    /// The metadata store: embedded:FILE or etcd://HOST:PORT/PREFIX [default: embedded:DIR/catalog.redb]
+    #[arg(long)]
+    pub store: Option<String>,
+    /// The object store: file:///DIR or s3://BUCKET/PREFIX?endpoint=…&region=…&allow_http=true [default: file://DIR/objects]
+    #[arg(long)]
+    pub objects: Option<String>,
+    /// The lowest port; the others follow it [default: 18100]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1024..))]
+    pub port_base: Option<u16>,
+    /// Age in milliseconds at which a part is uploaded even if it may still be merged [default: 3000]
+    #[arg(long)]
+    pub settle_ms: Option<u64>,
+    /// Local cache of each node, in bytes [default: 2 GiB]
+    #[arg(long)]
+    pub cache_bytes: Option<u64>,
+    /// The ClickHouse to run: auto, or the path of a clickhouse binary or of libchdb.so [default: auto]
+    #[arg(long)]
+    pub engine: Option<String>,
+}
+
+/// `NAME=N`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GroupSpec {
+    pub name: String,
+    pub nodes: u32,
+}
+
+impl FromStr for GroupSpec {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, nodes) = text.split_once('=').ok_or("a group is given as NAME=N, for example etl=2")?;
+        check_name(name)?;
+        let nodes = nodes.parse::<u32>().map_err(|_| format!("'{nodes}' is not a number of nodes"))?;
+        if !(1..=64).contains(&nodes) {
+            return Err(format!("{nodes} nodes: a group has 1 to 64 of them here"));
+        }
+        Ok(Self { name: name.to_owned(), nodes })
+    }
+}
+
+/// Names of groups and nodes become file names, ports' labels and keys: a small alphabet keeps them safe in all three.
+pub fn check_name(name: &str) -> Result<(), String> {
+    let first_ok = name.starts_with(|c: char| c.is_ascii_lowercase());
+    let rest_ok = name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
+    if first_ok && rest_ok && name.len() <= 40 {
+        return Ok(());
+    }
+    Err(format!("'{name}' is no name: a lower-case letter, then up to 39 lower-case letters, digits and dashes"))
+}
+
+#[derive(Debug, Subcommand)]
+pub enum NodeCommand {
+    /// Lists nodes
+    List {
+        /// Only this group
+        #[arg(long)]
+        group: Option<String>,
+    },
+    /// Starts one more node on this machine (a warehouse of `dev up`)
+    Add {
+        #[arg(long)]
+        group: String,
+        /// [default: the group's name and the next free number]
+        #[arg(long)]
+        name: Option<String>,
+        /// Returns when the shards are spread over the group again
+        #[arg(long)]
+        wait: bool,
+    },
+    /// Moves every shard away from a node
+    Drain { node: String },
+    /// Takes a drained node off the books
+    Remove { node: String },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ShardCommand {
+    /// Lists the assignments
+    List {
+        /// Only this group
+        #[arg(long)]
+        group: Option<String>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum PartCommand {
+    /// Lists parts
+    List {
+        /// Only this table, DATABASE.TABLE
+        #[arg(long)]
+        table: Option<String>,
+        /// Parts that a merge has replaced, too
+        #[arg(long)]
+        all: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum MoveCommand {
+    /// Lists moves
+    List,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum GroupCommand {
+    /// Shows a group and how to connect to it
+    Show { name: String },
+}

@@ -1,0 +1,123 @@
+//! The way to a controller: connects, calls, and puts its answers in words.
+
+use std::time::Duration;
+
+use moorhouse_proto::admin_client::AdminClient;
+use moorhouse_proto::{
+    DrainNodeRequest, ListMovesRequest, ListNodesRequest, ListPartsRequest, ListShardsRequest, MoveInfo, MoveProgress,
+    NodeInfo, PartInfo, RebalanceRequest, RemoveNodeRequest, ShardInfo, StatusReply, StatusRequest,
+};
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status, Streaming};
+
+use crate::error::CtlError;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// A part listing of a large warehouse is one message.
+const MAX_ANSWER_BYTES: usize = 256 << 20;
+
+#[derive(Clone)]
+pub struct Controller {
+    client: AdminClient<Channel>,
+}
+
+impl Controller {
+    /// `BadInput` if `url` is not an address or nobody answers there.
+    pub async fn connect(url: &str) -> Result<Self, CtlError> {
+        let remedy = "start one with `moorctl dev up`, or name another with --controller http://HOST:PORT";
+        let endpoint = Endpoint::from_shared(url.to_owned()).map_err(|_| {
+            CtlError::bad_input(
+                format!("'{url}' is not a controller's address"),
+                "it looks like http://127.0.0.1:18100",
+            )
+        })?;
+        let channel = endpoint.connect_timeout(CONNECT_TIMEOUT).connect().await.map_err(|error| {
+            CtlError::bad_input(format!("no controller answers at {url} ({})", root_cause(&error)), remedy)
+        })?;
+        Ok(Self { client: AdminClient::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES) })
+    }
+
+    pub async fn status(&mut self) -> Result<StatusReply, CtlError> {
+        Ok(self.client.status(StatusRequest {}).await.map_err(in_words)?.into_inner())
+    }
+
+    /// An empty `group` means all.
+    pub async fn nodes(&mut self, group: &str) -> Result<Vec<NodeInfo>, CtlError> {
+        let request = ListNodesRequest { group: group.to_owned() };
+        Ok(self.client.list_nodes(request).await.map_err(in_words)?.into_inner().nodes)
+    }
+
+    /// An empty `group` means all.
+    pub async fn shards(&mut self, group: &str) -> Result<Vec<ShardInfo>, CtlError> {
+        let request = ListShardsRequest { group: group.to_owned() };
+        Ok(self.client.list_shards(request).await.map_err(in_words)?.into_inner().shards)
+    }
+
+    pub async fn parts(&mut self, request: ListPartsRequest) -> Result<Vec<PartInfo>, CtlError> {
+        Ok(self.client.list_parts(request).await.map_err(in_words)?.into_inner().parts)
+    }
+
+    pub async fn moves(&mut self) -> Result<Vec<MoveInfo>, CtlError> {
+        Ok(self.client.list_moves(ListMovesRequest {}).await.map_err(in_words)?.into_inner().moves)
+    }
+
+    pub async fn drain(&mut self, node: &str) -> Result<Streaming<MoveProgress>, CtlError> {
+        let request = DrainNodeRequest { node: node.to_owned() };
+        Ok(self.client.drain_node(request).await.map_err(in_words)?.into_inner())
+    }
+
+    pub async fn rebalance(&mut self, group: &str) -> Result<Streaming<MoveProgress>, CtlError> {
+        let request = RebalanceRequest { group: group.to_owned() };
+        Ok(self.client.rebalance(request).await.map_err(in_words)?.into_inner())
+    }
+
+    pub async fn remove_node(&mut self, node: &str) -> Result<(), CtlError> {
+        let request = RemoveNodeRequest { node: node.to_owned() };
+        self.client.remove_node(request).await.map_err(in_words)?;
+        Ok(())
+    }
+}
+
+/// Reads a stream of move progress to its end; says each finished move on stderr.
+pub async fn follow_moves(mut progress: Streaming<MoveProgress>) -> Result<u32, CtlError> {
+    let mut said = 0;
+    let mut total = 0;
+    while let Some(step) = progress.message().await.map_err(in_words)? {
+        total = step.moves_total;
+        if let Some(last) = step.last.filter(|_| step.moves_done > said) {
+            said = step.moves_done;
+            eprintln!(
+                "shard {} moved from {} to {}: {} ({said} of {total}), held {} ms, {} bytes copied",
+                last.shard, last.from, last.to, last.outcome, last.hold_ms, last.copied_bytes
+            );
+        }
+        if step.finished {
+            if !step.error.is_empty() {
+                return Err(CtlError::failed(step.error));
+            }
+            return Ok(step.moves_done);
+        }
+    }
+    Err(CtlError::failed(format!(
+        "the controller went away after {said} of {total} moves; look at `moorctl move list`"
+    )))
+}
+
+/// What a refused call means for the person at the terminal.
+pub fn in_words(status: Status) -> CtlError {
+    match status.code() {
+        Code::NotFound | Code::InvalidArgument | Code::FailedPrecondition | Code::AlreadyExists => {
+            CtlError::bad_input(status.message(), "see `moorctl status`, `moorctl node list` and `moorctl shard list`")
+        }
+        Code::Unavailable => CtlError::failed(format!("the controller does not answer: {}", status.message())),
+        code => CtlError::failed(format!("the controller refused: {} ({code:?})", status.message())),
+    }
+}
+
+fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    cause.to_string()
+}
