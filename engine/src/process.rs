@@ -81,6 +81,8 @@ impl Engine {
 
     /// Asks for a clean stop and kills the process if it has not ended by the deadline. The process is gone afterwards.
     pub async fn stop(mut self, deadline: Duration) -> Result<(), EngineError> {
+        // An engine with open connections waits 5 s for them.
+        self.sql.close_idle();
         self.signal(Signal::SIGTERM);
         if tokio::time::timeout(deadline, self.child.wait()).await.is_err() {
             tracing::warn!(pid = self.pid, ?deadline, "the engine did not stop in time and is killed");
@@ -135,6 +137,8 @@ fn command(binary: &EngineBinary, config: &EngineConfig) -> Result<Command, Engi
                 "--disable_suggestion",
                 "--highlight=0",
                 "--progress=off",
+                // `logger.level` of the configuration is not honoured.
+                "--log-level=information",
                 // HTTP last: once it answers, both listen.
                 "--query",
                 "SYSTEM START LISTEN TCP; SYSTEM START LISTEN HTTP;",

@@ -4,7 +4,7 @@
 mod exception;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -47,12 +47,13 @@ impl SqlError {
 }
 
 type BodyError = Box<dyn std::error::Error + Send + Sync>;
+type Http = Client<HttpConnector, RequestBody>;
 type RequestBody = UnsyncBoxBody<Bytes, BodyError>;
 
 /// Cheap to clone; clones share the connections. A call that is dropped half-way closes its connection.
 #[derive(Clone)]
 pub struct SqlClient {
-    http: Client<HttpConnector, RequestBody>,
+    http: Arc<Mutex<Http>>,
     login: Arc<Login>,
     settings: Vec<(String, String)>,
 }
@@ -73,16 +74,13 @@ struct Login {
 impl SqlClient {
     /// Connects at the first statement.
     pub fn new(host_port: &str, user: &str, password: &str) -> Self {
-        let mut connector = HttpConnector::new();
-        connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
-        connector.set_nodelay(true);
-        let http = Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(POOL_IDLE)
-            .pool_max_idle_per_host(POOL_MAX_IDLE)
-            .build(connector);
         let login = Login { host_port: host_port.into(), user: user.into(), password: password.into() };
-        Self { http, login: Arc::new(login), settings: Vec::new() }
+        Self { http: Arc::new(Mutex::new(pool())), login: Arc::new(login), settings: Vec::new() }
+    }
+
+    /// Closes the pooled connections that no statement is using, those of the clones too. The next statement connects anew.
+    pub fn close_idle(&self) {
+        *self.http.lock().unwrap_or_else(PoisonError::into_inner) = pool();
     }
 
     /// A client that sends this setting with every statement; `database` names the current database.
@@ -141,11 +139,22 @@ impl SqlClient {
             .header("X-ClickHouse-Key", &self.login.password)
             .body(body)
             .map_err(|error| SqlError::Transport(format!("cannot form the request: {error}")))?;
-        self.http
-            .request(request)
+        let http = self.http.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        http.request(request)
             .await
             .map_err(|error| SqlError::Transport(format!("no answer from {}: {}", self.login.host_port, chain(&error))))
     }
+}
+
+fn pool() -> Http {
+    let mut connector = HttpConnector::new();
+    connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
+    connector.set_nodelay(true);
+    Client::builder(TokioExecutor::new())
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(POOL_IDLE)
+        .pool_max_idle_per_host(POOL_MAX_IDLE)
+        .build(connector)
 }
 
 fn full(sql: &str) -> RequestBody {

@@ -3,7 +3,7 @@
 use std::net::TcpListener;
 use std::path::Path;
 
-use moorhouse_engine::{Admin, Engine, EngineBinary, EngineChoice, EngineConfig, SqlUser};
+use moorhouse_engine::{Admin, Engine, EngineBinary, EngineChoice, EngineConfig, SqlClient, SqlUser};
 
 /// `echo -n secret | sha256sum`
 pub const SECRET_SHA256: &str = "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b";
@@ -12,6 +12,10 @@ pub const SECRET_SHA256: &str = "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef
 pub fn free_ports<const N: usize>() -> [u16; N] {
     let listeners: [TcpListener; N] = std::array::from_fn(|_| TcpListener::bind("127.0.0.1:0").expect("a free port"));
     listeners.map(|listener| listener.local_addr().expect("bound").port())
+}
+
+pub fn assert_free(port: u16) {
+    TcpListener::bind(("127.0.0.1", port)).expect("nobody listens any more");
 }
 
 /// One engine below `dir`, with user `sales` / `secret`.
@@ -30,7 +34,19 @@ pub fn config(dir: &Path) -> EngineConfig {
     }
 }
 
+pub fn engine_binary() -> EngineBinary {
+    EngineBinary::find(&EngineChoice::Auto).expect("an engine; run `make setup`")
+}
+
 pub async fn engine(config: &EngineConfig) -> Engine {
-    let binary = EngineBinary::find(&EngineChoice::Auto).expect("an engine; run `make setup`");
-    Engine::start(&binary, config).await.expect("the engine starts")
+    Engine::start(&engine_binary(), config).await.expect("the engine starts")
+}
+
+pub fn sales_client(config: &EngineConfig) -> SqlClient {
+    SqlClient::new(&format!("127.0.0.1:{}", config.http_port), "sales", "secret")
+}
+
+/// The trimmed answer.
+pub async fn ask(sql: &SqlClient, statement: &str) -> String {
+    sql.query(statement).await.unwrap_or_else(|error| panic!("{statement}: {error}")).trim().to_string()
 }
