@@ -1,0 +1,39 @@
+//! What must survive a loss of power: files, and the directory entries that name them.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use crate::error::CacheError;
+
+/// Above this many files, and up to [`THREADS_MAX`] threads, they are synced in parallel: a journalling file system then
+/// commits many of them at once.
+const FILES_PER_THREAD: usize = 4;
+const THREADS_MAX: usize = 8;
+
+pub(crate) fn sync_file(path: &Path) -> Result<(), CacheError> {
+    let file = File::open(path).map_err(|error| CacheError::io("open", path, error))?;
+    file.sync_data().map_err(|error| CacheError::io("sync", path, error))
+}
+
+pub(crate) fn sync_dir(path: &Path) -> Result<(), CacheError> {
+    let dir = File::open(path).map_err(|error| CacheError::io("open", path, error))?;
+    dir.sync_all().map_err(|error| CacheError::io("sync", path, error))
+}
+
+/// Syncs each path with `sync`; the first error of any, after all were tried.
+pub(crate) fn sync_each(
+    paths: &[PathBuf],
+    sync: impl Fn(&Path) -> Result<(), CacheError> + Sync,
+) -> Result<(), CacheError> {
+    let sync_chunk = |chunk: &[PathBuf]| chunk.iter().map(|path| sync(path)).fold(Ok(()), Result::and);
+    let threads = paths.len().div_ceil(FILES_PER_THREAD).clamp(1, THREADS_MAX);
+    if threads == 1 {
+        return sync_chunk(paths);
+    }
+    std::thread::scope(|scope| {
+        let chunks = paths.chunks(paths.len().div_ceil(threads));
+        let running: Vec<_> = chunks.map(|chunk| scope.spawn(move || sync_chunk(chunk))).collect();
+        let ended = running.into_iter().map(|thread| thread.join().expect("syncing does not panic"));
+        ended.fold(Ok(()), Result::and)
+    })
+}
