@@ -1,0 +1,120 @@
+//! The door to the controller: its views in, definition statements out.
+
+use std::time::Duration;
+
+use futures::TryStreamExt;
+use moorhouse_catalog::{ClusterView, DdlStatement, codec};
+use moorhouse_proto::controller_client::ControllerClient;
+use moorhouse_proto::{SubmitDdlRequest, WatchClusterRequest};
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code as GrpcCode, Status};
+
+use crate::cluster::Cluster;
+use crate::exception::{Code, Exception};
+use crate::limits;
+
+/// Connects when first used, and again whenever needed.
+#[derive(Clone)]
+pub struct Controller {
+    client: ControllerClient<Channel>,
+}
+
+impl Controller {
+    pub fn new(endpoint: Endpoint) -> Self {
+        let endpoint = endpoint
+            .connect_timeout(limits::CONNECT)
+            .http2_keep_alive_interval(Duration::from_secs(5))
+            .keep_alive_timeout(Duration::from_secs(5))
+            .keep_alive_while_idle(true);
+        Self { client: ControllerClient::new(endpoint.connect_lazy()) }
+    }
+
+    /// Keeps `cluster` at the controller's newest view; never returns.
+    pub async fn follow(mut self, cluster: Cluster) {
+        let (first, longest) = limits::CONTROLLER_PAUSE;
+        let mut pause = first;
+        loop {
+            match self.follow_once(&cluster, &mut pause).await {
+                Ok(()) => tracing::info!("the controller ended the stream of views"),
+                Err(status) => tracing::warn!(%status, "no views from the controller; routing by the last one"),
+            }
+            tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..2.0))).await;
+            pause = (pause * 2).min(longest);
+        }
+    }
+
+    async fn follow_once(&mut self, cluster: &Cluster, pause: &mut Duration) -> Result<(), Status> {
+        let mut updates = self.client.watch_cluster(WatchClusterRequest {}).await?.into_inner();
+        while let Some(update) = updates.try_next().await? {
+            match codec::decode::<ClusterView>(&update.view_record) {
+                Ok(view) => {
+                    *pause = limits::CONTROLLER_PAUSE.0;
+                    cluster.publish(view);
+                }
+                Err(error) => tracing::error!(%error, "a view of the controller cannot be read"),
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs a definition statement; returns when every live node has applied it.
+    pub async fn submit(&self, statement: &DdlStatement) -> Result<(), Exception> {
+        let run = self.submit_and_wait(statement);
+        tokio::time::timeout(limits::DDL, run).await.unwrap_or_else(|_| {
+            Err(Exception::new(
+                Code::TimeoutExceeded,
+                "The statement is queued, but not every node has applied it yet. It goes on by itself.",
+            ))
+        })
+    }
+
+    async fn submit_and_wait(&self, statement: &DdlStatement) -> Result<(), Exception> {
+        let request = SubmitDdlRequest { statement_record: codec::encode(statement).into() };
+        let mut progress = self.client.clone().submit_ddl(request).await.map_err(|s| refusal(&s))?.into_inner();
+        while let Some(step) = progress.try_next().await.map_err(|status| interrupted(&status))? {
+            tracing::debug!(
+                ddl_seq = step.ddl_seq,
+                done = step.nodes_done,
+                of = step.nodes_total,
+                "definition in progress"
+            );
+            if step.finished && step.error.is_empty() {
+                return Ok(());
+            }
+            if step.finished {
+                return Err(Exception::said(&step.error));
+            }
+        }
+        Err(interrupted(&Status::unavailable("its stream ended early")))
+    }
+}
+
+/// The controller did not take the statement.
+fn refusal(status: &Status) -> Exception {
+    match status.code() {
+        _ if status.message().starts_with("Code: ") => Exception::said(status.message()),
+        GrpcCode::InvalidArgument => Exception::new(Code::BadArguments, status.message()),
+        GrpcCode::Unimplemented => Exception::new(Code::NotImplemented, status.message()),
+        GrpcCode::Unavailable
+        | GrpcCode::DeadlineExceeded
+        | GrpcCode::Cancelled
+        | GrpcCode::Aborted
+        | GrpcCode::Unknown => {
+            let text = format!(
+                "The controller cannot be reached, so definitions wait; reads and inserts go on. Try again. ({})",
+                status.message()
+            );
+            Exception::new(Code::NetworkError, text)
+        }
+        _ => Exception::said(status.message()),
+    }
+}
+
+/// The controller had the statement and went away.
+fn interrupted(status: &Status) -> Exception {
+    let text = format!(
+        "The controller went away while the statement ran: it may be done or not. Look, and send it again with IF [NOT] EXISTS. ({})",
+        status.message()
+    );
+    Exception::new(Code::NetworkError, text)
+}

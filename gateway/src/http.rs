@@ -1,0 +1,213 @@
+//! The HTTP endpoint of one group: ClickHouse's HTTP interface, passed through but for what the controller must do.
+
+mod answer;
+mod definition;
+mod forward;
+mod kill;
+mod request;
+mod statement;
+
+use std::convert::Infallible;
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex};
+
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use lru::LruCache;
+use moorhouse_base::tasks::TaskGroup;
+use moorhouse_catalog::GroupName;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tracing::Instrument;
+
+use crate::body::{Account, AnswerBody, RequestBody};
+use crate::classify::Statement;
+use crate::cluster::Cluster;
+use crate::controller::Controller;
+use crate::limits;
+use crate::metrics::Class;
+use request::Asked;
+
+/// Speaks to engines; shared by all endpoints, for their connection pool.
+pub type NodeClient = Client<HttpConnector, RequestBody>;
+
+/// A client whose connections live as long as `tasks`.
+pub fn node_client(tasks: &TaskGroup) -> NodeClient {
+    let mut connector = HttpConnector::new();
+    connector.set_connect_timeout(Some(limits::CONNECT));
+    connector.set_nodelay(true);
+    Client::builder(InGroup(tasks.clone()))
+        .pool_idle_timeout(limits::POOL_IDLE)
+        .pool_timer(TokioTimer::new())
+        .http1_preserve_header_case(true)
+        .build(connector)
+}
+
+/// Runs hyper's own tasks as tasks with an owner.
+#[derive(Clone)]
+struct InGroup(TaskGroup);
+
+impl<F: Future<Output: Send> + Send + 'static> hyper::rt::Executor<F> for InGroup {
+    fn execute(&self, task: F) {
+        self.0.spawn("node connection", async move {
+            task.await;
+        });
+    }
+}
+
+/// One group's endpoint.
+pub struct Endpoint {
+    group: GroupName,
+    cluster: Cluster,
+    controller: Controller,
+    nodes: NodeClient,
+    /// What `USE` said, by session and user. A hint for routing and for unqualified names in definitions.
+    session_databases: Mutex<LruCache<(String, String), String>>,
+}
+
+impl Endpoint {
+    pub fn new(group: GroupName, cluster: Cluster, controller: Controller, nodes: NodeClient) -> Self {
+        let sessions = NonZeroUsize::new(limits::SESSIONS).expect("a bound above zero");
+        let session_databases = Mutex::new(LruCache::new(sessions));
+        Self { group, cluster, controller, nodes, session_databases }
+    }
+
+    /// Takes connections until the group of tasks ends; each connection then ends after its current answer.
+    pub async fn serve(self: Arc<Self>, listener: TcpListener, tasks: TaskGroup) {
+        let room = Arc::new(Semaphore::new(limits::CONNECTIONS_PER_LISTENER));
+        loop {
+            let place = room.clone().acquire_owned().await.expect("never closed");
+            let stream = match listener.accept().await {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    tracing::warn!(group = %self.group, %error, "cannot take a connection");
+                    tokio::time::sleep(limits::RECONNECT_PAUSE).await;
+                    continue;
+                }
+            };
+            let (endpoint, stopping) = (self.clone(), tasks.token());
+            tasks.spawn_uncancelled("http connection", async move {
+                endpoint.converse(stream, stopping).await;
+                drop(place);
+            });
+        }
+    }
+
+    async fn converse(self: Arc<Self>, stream: TcpStream, stopping: tokio_util::sync::CancellationToken) {
+        let _ = stream.set_nodelay(true);
+        let endpoint = self.clone();
+        let service = service_fn(move |request| {
+            let endpoint = endpoint.clone();
+            async move { Ok::<_, Infallible>(endpoint.answer(request).await) }
+        });
+        let connection = hyper::server::conn::http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(limits::CLIENT_IDLE)
+            .preserve_header_case(true)
+            .serve_connection(TokioIo::new(stream), service);
+        let mut connection = std::pin::pin!(connection);
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = stopping.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%error, "a client's connection broke");
+        }
+    }
+
+    async fn answer(&self, request: Request<Incoming>) -> Response<AnswerBody> {
+        let (head, body) = request.into_parts();
+        let asked = Asked::new(head);
+        let span = tracing::info_span!(
+            "request",
+            group = %self.group,
+            query_id = asked.query_id().unwrap_or_default(),
+            node = tracing::field::Empty,
+            class = tracing::field::Empty,
+        );
+        self.route(asked, RequestBody::new(body)).instrument(span).await
+    }
+
+    async fn route(&self, asked: Asked, body: RequestBody) -> Response<AnswerBody> {
+        let mut account = Account::new();
+        let path = asked.head.uri.path();
+        let only_looks = matches!(asked.head.method, Method::GET | Method::HEAD);
+        if path == "/ping" || (path == "/" && only_looks && asked.head.uri.query().is_none()) {
+            return answer::pong(account);
+        }
+        if path != "/" || asked.head.method == Method::OPTIONS {
+            return self.pass(asked, body, &self.group, account).await;
+        }
+        let statement = match statement::told(&asked, &body).await {
+            Ok(Statement::Refused(exception)) | Err(exception) => {
+                note(&mut account, Class::Refused);
+                return answer::refusal(&asked, &exception, account);
+            }
+            Ok(statement) => statement,
+        };
+        match statement {
+            Statement::Read => {
+                note(&mut account, Class::Read);
+                self.pass(asked, body, &self.group, account).await
+            }
+            Statement::Use(database) => {
+                note(&mut account, Class::Read);
+                self.pass_use(asked, body, database, account).await
+            }
+            Statement::Insert(table) => {
+                note(&mut account, Class::Insert);
+                let database = table.database.unwrap_or_else(|| self.session_database(&asked));
+                let owner = self.cluster.owner(&database, &table.table);
+                self.pass(asked, body, owner.as_ref().unwrap_or(&self.group), account).await
+            }
+            Statement::KillQuery => {
+                note(&mut account, Class::Kill);
+                self.kill(&asked, body, account).await
+            }
+            Statement::Ddl(definition) => {
+                note(&mut account, Class::Ddl);
+                self.define(&asked, definition, account).await
+            }
+            Statement::Refused(exception) => answer::refusal(&asked, &exception, account),
+        }
+    }
+
+    /// The database that an unqualified name means.
+    fn session_database(&self, asked: &Asked) -> String {
+        if let Some(database) = asked.database() {
+            return database.to_owned();
+        }
+        let used = asked.session().and_then(|session| {
+            let key = (session.to_owned(), asked.user().to_owned());
+            self.session_databases.lock().expect("no holder panics").get(&key).cloned()
+        });
+        used.unwrap_or_else(|| "default".to_owned())
+    }
+
+    async fn pass_use(
+        &self,
+        asked: Asked,
+        body: RequestBody,
+        database: String,
+        account: Account,
+    ) -> Response<AnswerBody> {
+        let key = asked.session().map(|session| (session.to_owned(), asked.user().to_owned()));
+        let answer = self.pass(asked, body, &self.group, account).await;
+        if let (Some(key), true) = (key, answer.status().is_success()) {
+            self.session_databases.lock().expect("no holder panics").put(key, database);
+        }
+        answer
+    }
+}
+
+fn note(account: &mut Account, class: Class) {
+    account.classed(class);
+    tracing::Span::current().record("class", class.label());
+}

@@ -1,0 +1,98 @@
+//! What a ClickHouse HTTP request says about itself, apart from its statement.
+
+use hyper::Uri;
+use hyper::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderName};
+use hyper::http::request::Parts;
+use url::form_urlencoded;
+
+/// The parameters of a request's URL, decoded, in order.
+pub struct Parameters(Vec<(String, String)>);
+
+impl Parameters {
+    pub fn of(uri: &Uri) -> Self {
+        Self(form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes()).into_owned().collect())
+    }
+
+    /// The first value of a parameter, if it is not empty.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str()).filter(|value| !value.is_empty())
+    }
+}
+
+/// A request's head, read.
+pub struct Asked {
+    pub head: Parts,
+    pub parameters: Parameters,
+}
+
+impl Asked {
+    pub fn new(head: Parts) -> Self {
+        let parameters = Parameters::of(&head.uri);
+        Self { head, parameters }
+    }
+
+    fn header(&self, name: &str) -> Option<&str> {
+        self.head.headers.get(name)?.to_str().ok().filter(|value| !value.is_empty())
+    }
+
+    pub fn session(&self) -> Option<&str> {
+        self.parameters.get("session_id")
+    }
+
+    /// Who asks, as far as it can be told without checking it.
+    pub fn user(&self) -> &str {
+        self.header("x-clickhouse-user")
+            .or_else(|| self.parameters.get("user"))
+            .or_else(|| self.header(AUTHORIZATION.as_str()))
+            .unwrap_or("default")
+    }
+
+    /// The database that the request itself names; the header wins, as in the engine.
+    pub fn database(&self) -> Option<&str> {
+        self.header("x-clickhouse-database").or_else(|| self.parameters.get("database"))
+    }
+
+    pub fn query_id(&self) -> Option<&str> {
+        self.parameters.get("query_id").or_else(|| self.header("x-clickhouse-query-id"))
+    }
+
+    /// Parts of a form: the body is not a statement but holds external tables.
+    pub fn is_multipart(&self) -> bool {
+        self.header(CONTENT_TYPE.as_str()).is_some_and(|value| value.starts_with("multipart/form-data"))
+    }
+
+    pub fn body_coding(&self) -> Coding {
+        if self.parameters.get("decompress").is_some_and(|value| value != "0") {
+            return Coding::Other("decompress=1");
+        }
+        match self.header(CONTENT_ENCODING.as_str()) {
+            None | Some("identity") => Coding::Plain,
+            Some("gzip" | "x-gzip") => Coding::Gzip,
+            Some("deflate") => Coding::Deflate,
+            Some(_) => Coding::Other("this Content-Encoding"),
+        }
+    }
+
+    /// The parameters and headers that say who asks, for a statement of the gateway's own.
+    pub fn credentials(&self) -> (String, Vec<HeaderName>) {
+        let mut query = form_urlencoded::Serializer::new(String::new());
+        for name in ["user", "password", "quota_key"] {
+            if let Some(value) = self.parameters.get(name) {
+                query.append_pair(name, value);
+            }
+        }
+        let headers = ["x-clickhouse-user", "x-clickhouse-key", "x-clickhouse-quota"].map(HeaderName::from_static);
+        (query.finish(), headers.into_iter().chain([AUTHORIZATION]).collect())
+    }
+}
+
+/// How a request's body is compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Coding {
+    Plain,
+    Gzip,
+    /// With zlib's frame, as ClickHouse means it.
+    Deflate,
+    /// One that the gateway does not read; said in words.
+    Other(&'static str),
+}
