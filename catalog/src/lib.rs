@@ -2,11 +2,20 @@
 //!
 //! Pure but for `store/`: no clock, no network, no threads. The controller drives it; agents and gateways read its views.
 
-pub mod codec;
 pub mod ids;
-pub mod parts;
 pub mod records;
+
+pub mod codec;
+pub mod parts;
+pub mod placement;
+
+pub mod directory;
+pub mod entry;
+pub mod invariants;
+pub mod state;
 pub mod views;
+
+pub mod store;
 
 pub use ids::*;
 pub use records::*;

@@ -1,0 +1,94 @@
+//! A command while it is planned: entries against a state that does not change meanwhile.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::directory::Directory;
+use crate::entry::Entry;
+use crate::ids::{ObjectKey, TableShard, Version};
+use crate::records::{DoomedObject, Manifest, PartChange, Warehouse};
+use crate::state::command::{CatalogError, Reply};
+use crate::state::{Catalog, objects_of};
+
+pub(super) type Planned<'a> = Result<Plan<'a>, CatalogError>;
+
+pub(super) struct Plan<'a> {
+    pub catalog: &'a Catalog,
+    pub now_ms: u64,
+    pub reply: Reply,
+    pub entries: Vec<Entry>,
+    pub changes: Vec<(TableShard, Version, Arc<PartChange>)>,
+    /// How the plan changes the number of references to each object that it mentions.
+    references: BTreeMap<ObjectKey, i64>,
+}
+
+impl<'a> Plan<'a> {
+    pub fn new(catalog: &'a Catalog, now_ms: u64) -> Self {
+        let reply = Reply::Changed(false);
+        Self { catalog, now_ms, reply, entries: Vec::new(), changes: Vec::new(), references: BTreeMap::new() }
+    }
+
+    pub fn directory(&self) -> &'a Directory {
+        &self.catalog.directory
+    }
+
+    /// Every command but the first finds one; [`Catalog::plan`] sees to that.
+    pub fn warehouse(&self) -> Result<&'a Warehouse, CatalogError> {
+        self.directory().warehouse.as_ref().ok_or(CatalogError::NoWarehouse)
+    }
+
+    pub fn push(&mut self, entry: Entry) {
+        self.entries.push(entry);
+    }
+
+    pub fn unchanged(mut self) -> Planned<'a> {
+        self.reply = Reply::Changed(false);
+        Ok(self)
+    }
+
+    /// Ends a plan that changes what the views show.
+    pub fn shown(mut self, reply: Reply) -> Planned<'a> {
+        self.push(Entry::Revision(Some(self.directory().revision.next())));
+        self.done(reply)
+    }
+
+    /// Ends a plan that the views do not show.
+    pub fn done(mut self, reply: Reply) -> Planned<'a> {
+        self.doom_unreferenced();
+        self.reply = reply;
+        Ok(self)
+    }
+
+    pub fn push_part(
+        &mut self,
+        at: TableShard,
+        old: Option<&Arc<Manifest>>,
+        path: &crate::ids::PartPath,
+        new: Option<Arc<Manifest>>,
+    ) {
+        for object in old.into_iter().flat_map(|part| objects_of(part)) {
+            *self.references.entry(object.clone()).or_insert(0) -= 1;
+        }
+        for object in new.iter().flat_map(|part| objects_of(part)) {
+            *self.references.entry(object.clone()).or_insert(0) += 1;
+        }
+        self.push(Entry::Part(at, path.clone(), new));
+    }
+
+    /// The object is spoken of: if nothing refers to it in the end, it is doomed.
+    pub fn mention(&mut self, object: &ObjectKey) {
+        self.references.entry(object.clone()).or_insert(0);
+    }
+
+    fn doom_unreferenced(&mut self) {
+        let catalog = self.catalog;
+        let not_before_ms = self.now_ms.saturating_add(catalog.limits.delete_grace_ms);
+        for (object, delta) in std::mem::take(&mut self.references) {
+            let before = catalog.references.get(&object).copied().unwrap_or(0);
+            if before.saturating_add_signed(delta) == 0 && !catalog.doomed.contains_key(&object) {
+                let doomed = DoomedObject { object: object.clone(), not_before_ms };
+                self.push(Entry::Doomed(object, Some(doomed)));
+            }
+        }
+    }
+}
