@@ -1,0 +1,8 @@
+//! Tests that cross crates, with real ClickHouse, etcd and S3.
+
+mod bad_input;
+mod demo;
+mod documents;
+mod examples;
+mod operations;
+mod structure;
