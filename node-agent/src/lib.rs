@@ -1,1 +1,21 @@
-//! To be filled.
+//! The node agent: mounts every assigned shard under one FUSE mount, runs ClickHouse over it, commits parts, uploads what
+//! has settled, follows what other groups write, and routes each shard's connections to the node that holds it.
+//!
+//! Reading order: [`args`], [`node`] (start and stop), [`controller`] and [`session`] (the controller's side), [`fs`] (the
+//! file system), [`blobs`] and [`upload`] (bytes), [`tables`], [`describe`] and [`owner`] (the engine), [`router`] and
+//! [`service`] (what others call).
+
+pub mod args;
+pub mod node;
+pub mod controller;
+pub mod session;
+pub mod fs;
+pub mod blobs;
+pub mod upload;
+pub mod tables;
+pub mod describe;
+pub mod owner;
+pub mod router;
+pub mod service;
+pub mod limits;
+pub mod metrics;

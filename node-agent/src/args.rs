@@ -1,0 +1,93 @@
+//! The command line, checked as a whole: every mistake is named at once.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::Parser;
+use moorhouse_catalog::{GroupName, NodeName};
+use moorhouse_engine::EngineChoice;
+
+/// A Moorhouse node: mounts the shards that the controller assigns, and runs ClickHouse over them.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "moorhouse-agent", version)]
+pub struct Args {
+    /// The controller, http://host:port
+    #[arg(long, env = "MOORHOUSE_CONTROLLER")]
+    pub controller: String,
+    /// This node's name, unique in the warehouse and kept over restarts
+    #[arg(long, env = "MOORHOUSE_NODE")]
+    pub name: NodeName,
+    /// The compute group that this node works for
+    #[arg(long, env = "MOORHOUSE_GROUP")]
+    pub group: GroupName,
+    /// Directory on the node's SSD; staged parts live here until they are stored
+    #[arg(long, env = "MOORHOUSE_DATA")]
+    pub data: PathBuf,
+    /// Where to mount the shards; must not be used by anything else
+    #[arg(long, env = "MOORHOUSE_MOUNT")]
+    pub mount: PathBuf,
+    /// Address of the agent's own service
+    #[arg(long, env = "MOORHOUSE_LISTEN")]
+    pub listen: SocketAddr,
+    /// What other nodes call to reach this agent and its engine, if not the listening host
+    #[arg(long, env = "MOORHOUSE_ADVERTISE_HOST")]
+    pub advertise_host: Option<String>,
+    /// Address for /metrics and /healthz; answers once the node is ready
+    #[arg(long, env = "MOORHOUSE_METRICS")]
+    pub metrics: SocketAddr,
+    #[arg(long, env = "MOORHOUSE_ENGINE_HTTP_PORT")]
+    pub engine_http_port: u16,
+    #[arg(long, env = "MOORHOUSE_ENGINE_NATIVE_PORT")]
+    pub engine_native_port: u16,
+    /// First port of the shard router; it takes one for each shard
+    #[arg(long, env = "MOORHOUSE_ROUTER_PORT_BASE")]
+    pub router_port_base: u16,
+    /// Budget for staged and cached bytes together
+    #[arg(long, env = "MOORHOUSE_CACHE_BYTES", default_value_t = 10 << 30)]
+    pub cache_bytes: u64,
+    /// A part that nothing has merged for this long is uploaded
+    #[arg(long, env = "MOORHOUSE_SETTLE_MS", default_value_t = 60_000)]
+    pub settle_ms: u64,
+    /// auto, or the path of a clickhouse binary or libchdb.so
+    #[arg(long, env = "MOORHOUSE_ENGINE", default_value = "auto")]
+    pub engine: EngineChoice,
+    /// Memory limit of the engine; absent: ClickHouse's own
+    #[arg(long, env = "MOORHOUSE_ENGINE_MEMORY_BYTES")]
+    pub engine_memory_bytes: Option<u64>,
+}
+
+impl Args {
+    /// Everything wrong that can be seen without touching another process.
+    pub fn mistakes(&self, shards: Option<u16>) -> Vec<String> {
+        let mut found = Vec::new();
+        if self.mount.starts_with(&self.data) || self.data.starts_with(&self.mount) {
+            found.push(format!(
+                "--mount {} and --data {} lie in each other: give them separate directories",
+                self.mount.display(),
+                self.data.display()
+            ));
+        }
+        if self.cache_bytes < 64 << 20 {
+            found.push(format!("--cache-bytes {} is too small to stage a part: give at least 67108864", self.cache_bytes));
+        }
+        if let Some(shards) = shards
+            && self.router_port_base.checked_add(shards).is_none()
+        {
+            found.push(format!(
+                "--router-port-base {} leaves no room for {shards} shards below port 65536: choose a lower one",
+                self.router_port_base
+            ));
+        }
+        let ports = [self.engine_http_port, self.engine_native_port, self.listen.port(), self.metrics.port()];
+        for (at, port) in ports.iter().enumerate() {
+            if *port != 0 && ports[..at].contains(port) {
+                found.push(format!("port {port} is given twice: every listener needs its own"));
+            }
+        }
+        found
+    }
+
+    pub fn host(&self) -> String {
+        self.advertise_host.clone().unwrap_or_else(|| self.listen.ip().to_string())
+    }
+}

@@ -1,0 +1,153 @@
+//! A blob's bytes, wherever they are: this SSD, another agent's, the object store.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::Write;
+use std::sync::{Arc, RwLock};
+
+use bytes::Bytes;
+use moorhouse_cache::{BlobCache, BlobKey, CacheError, Tenant};
+use moorhouse_catalog::{BlobId, Location, NodeName, NodeView};
+use moorhouse_objects::Objects;
+use moorhouse_proto::ReadBlobRequest;
+use moorhouse_proto::agent_client::AgentClient;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::fs::error::FsError;
+use crate::fs::io::{Opened, RemoteBlob};
+use crate::limits;
+use crate::metrics;
+
+/// The cache knows blobs by number alone.
+pub fn key(blob: BlobId) -> BlobKey {
+    BlobKey::from(blob.0)
+}
+
+#[derive(Clone)]
+pub struct BlobSource {
+    cache: BlobCache,
+    objects: Objects,
+    peers: Arc<RwLock<HashMap<NodeName, Peer>>>,
+}
+
+#[derive(Clone)]
+struct Peer {
+    address: String,
+    channel: Channel,
+}
+
+impl BlobSource {
+    pub fn new(cache: BlobCache, objects: Objects) -> Self {
+        Self { cache, objects, peers: Arc::default() }
+    }
+
+    pub fn cache(&self) -> &BlobCache {
+        &self.cache
+    }
+
+    pub fn objects(&self) -> &Objects {
+        &self.objects
+    }
+
+    /// Learns where the other nodes are. Connections are made on first use.
+    pub fn apply_view(&self, view: &NodeView) {
+        let mut peers = self.peers.write().expect("lock");
+        peers.retain(|name, _| view.nodes.iter().any(|node| node.name == *name));
+        for node in &view.nodes {
+            if peers.get(&node.name).is_some_and(|peer| peer.address == node.agent_address) {
+                continue;
+            }
+            match Endpoint::from_shared(format!("http://{}", node.agent_address)) {
+                Ok(endpoint) => {
+                    let channel = endpoint.connect_timeout(limits::PEER_CONNECT).connect_lazy();
+                    let peer = Peer { address: node.agent_address.clone(), channel };
+                    peers.insert(node.name.clone(), peer);
+                }
+                Err(error) => tracing::error!(node = %node.name, address = node.agent_address, %error, "not an address"),
+            }
+        }
+    }
+
+    /// Brings a blob into the cache, once for all who wait for it; serves it by range where the cache has no room.
+    pub async fn fetch(&self, remote: RemoteBlob) -> Result<Opened, FsError> {
+        let fetched = self
+            .cache
+            .get_or_fetch(key(remote.blob), remote.bytes, checksum(&remote.location), |mut fill| async {
+                let bytes = self.read(&remote, 0, remote.bytes).await?;
+                fill.write_all(&bytes)?;
+                Ok::<_, FsError>(fill)
+            })
+            .await;
+        match fetched {
+            Ok(file) => Ok(Opened::Local(file)),
+            Err(CacheError::NoRoom { .. }) => Ok(Opened::Remote(remote)),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Reads a range from where the blob is kept for good.
+    pub async fn read(&self, remote: &RemoteBlob, offset: u64, bytes: u64) -> Result<Bytes, FsError> {
+        let bytes = bytes.min(remote.bytes.saturating_sub(offset));
+        if bytes == 0 {
+            return Ok(Bytes::new());
+        }
+        match &remote.location {
+            Location::Stored { object, offset: base, .. } => self
+                .objects
+                .get_range(object.as_str(), base + offset, bytes)
+                .await
+                .map_err(|error| FsError::Unavailable(error.to_string())),
+            Location::Staged { node } => self.read_peer(node, remote.blob, offset, bytes).await,
+        }
+    }
+
+    async fn read_peer(&self, node: &NodeName, blob: BlobId, offset: u64, bytes: u64) -> Result<Bytes, FsError> {
+        let channel = self.peers.read().expect("lock").get(node).map(|peer| peer.channel.clone());
+        let channel = channel.ok_or_else(|| FsError::Unavailable(format!("node {node} is unknown")))?;
+        let request = ReadBlobRequest { blob: blob.to_wire().into(), offset, length: bytes };
+        let unavailable = |status: tonic::Status| FsError::Unavailable(format!("{node}: {}", status.message()));
+        let mut stream = AgentClient::new(channel).read_blob(request).await.map_err(unavailable)?.into_inner();
+        let mut content = Vec::with_capacity(bytes as usize);
+        while let Some(chunk) = stream.message().await.map_err(unavailable)? {
+            content.extend_from_slice(&chunk.data);
+        }
+        if content.len() as u64 != bytes {
+            return Err(FsError::Unavailable(format!("{node} sent {} of {bytes} bytes of blob {blob}", content.len())));
+        }
+        metrics::PEER_READ_BYTES.inc_by(bytes);
+        Ok(content.into())
+    }
+
+    /// Makes this node a keeper of a staged blob that another node has. True if bytes were copied.
+    pub async fn adopt(&self, remote: &RemoteBlob) -> Result<bool, FsError> {
+        let key = key(remote.blob);
+        match self.cache.tenant(key) {
+            Some(Tenant::Staged) => return Ok(false),
+            // A copy that may be evicted is no keeper's copy.
+            Some(Tenant::Cached) => self.cache.remove(key)?,
+            None => {}
+        }
+        let bytes = self.read(remote, 0, remote.bytes).await?;
+        let cache = self.cache.clone();
+        let keep = move || -> Result<(), FsError> {
+            let mut fill = cache.fill_staged(key, bytes.len() as u64)?;
+            fill.write_all(&bytes).map_err(FsError::from)?;
+            fill.complete(None)?;
+            Ok(())
+        };
+        tokio::task::spawn_blocking(keep).await.map_err(|error| FsError::Unavailable(error.to_string()))??;
+        Ok(true)
+    }
+
+    /// A local copy's descriptor, for a peer that asks.
+    pub fn open_local(&self, blob: BlobId) -> Result<Option<File>, FsError> {
+        Ok(self.cache.open_file(key(blob), false)?)
+    }
+}
+
+fn checksum(location: &Location) -> Option<u32> {
+    match location {
+        Location::Stored { crc32c, .. } => Some(*crc32c),
+        Location::Staged { .. } => None,
+    }
+}

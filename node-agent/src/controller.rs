@@ -1,0 +1,221 @@
+//! The agent's side of the controller: one connection, retried with back-off, errors sorted by what to do about them.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::time::Duration;
+
+use moorhouse_catalog::{
+    BlobId, Epoch, Incarnation, Node, NodeName, NodeView, PartChange, TableShard, TableShardSnapshot, codec,
+};
+use moorhouse_proto as wire;
+use moorhouse_proto::controller_client::ControllerClient as Grpc;
+use rand::RngExt;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status, Streaming};
+
+use crate::fs::error::FsError;
+use crate::limits;
+use crate::metrics;
+
+#[derive(Debug, thiserror::Error)]
+pub enum ControllerError {
+    #[error("--controller {url:?} is not a URL: say http://host:port")]
+    BadUrl { url: String },
+    #[error("the controller at {url} refused this node: {message}")]
+    Refused { url: String, message: String },
+    #[error("the controller sent what this build cannot read: {0}")]
+    Unreadable(#[from] codec::CodecError),
+}
+
+/// Cheap to clone; all clones speak as the same node.
+#[derive(Clone)]
+pub struct ControllerClient {
+    url: String,
+    node: NodeName,
+    grpc: Grpc<Channel>,
+    incarnation: Arc<AtomicU64>,
+}
+
+/// What registering told this node.
+pub struct Registered {
+    pub view: NodeView,
+    pub lease_ttl: Duration,
+}
+
+impl ControllerClient {
+    /// Makes no connection yet.
+    pub fn new(url: &str, node: NodeName) -> Result<Self, ControllerError> {
+        let endpoint = Endpoint::from_shared(url.to_string())
+            .ok()
+            .filter(|e| e.uri().scheme().is_some() && e.uri().host().is_some())
+            .ok_or_else(|| ControllerError::BadUrl { url: url.to_string() })?;
+        let channel = endpoint.connect_timeout(limits::CONTROLLER_CONNECT).tcp_nodelay(true).connect_lazy();
+        let grpc = Grpc::new(channel)
+            .max_decoding_message_size(limits::GRPC_MESSAGE_BYTES)
+            .max_encoding_message_size(limits::GRPC_MESSAGE_BYTES);
+        Ok(Self { url: url.to_string(), node, grpc, incarnation: Arc::default() })
+    }
+
+    pub fn incarnation(&self) -> Incarnation {
+        Incarnation(self.incarnation.load(Ordering::SeqCst))
+    }
+
+    /// Says who this node is; waits for a controller that is not there yet.
+    pub async fn register(&self, node: &Node) -> Result<Registered, ControllerError> {
+        let mut pause = Backoff::new(limits::RECONNECT_FIRST, limits::RECONNECT_LONGEST);
+        loop {
+            let request = wire::RegisterRequest { node_record: codec::encode(node).into() };
+            match self.grpc.clone().register(request).await {
+                Ok(reply) => {
+                    let reply = reply.into_inner();
+                    self.incarnation.store(reply.incarnation, Ordering::SeqCst);
+                    let lease_ttl = Duration::from_millis(u64::from(reply.lease_ttl_ms));
+                    return Ok(Registered { view: codec::decode(&reply.view_record)?, lease_ttl });
+                }
+                Err(status) if is_passing(&status) => {
+                    tracing::warn!(url = self.url, error = status.message(), "no controller yet");
+                    pause.wait().await;
+                }
+                Err(status) => {
+                    return Err(ControllerError::Refused { url: self.url.clone(), message: status.message().to_string() });
+                }
+            }
+        }
+    }
+
+    /// Opens the heartbeat stream. Its answers are views.
+    pub async fn session(&self, beats: mpsc::Receiver<wire::Heartbeat>) -> Result<Streaming<wire::ViewUpdate>, Status> {
+        Ok(self.grpc.clone().session(ReceiverStream::new(beats)).await?.into_inner())
+    }
+
+    pub async fn watch_changelog(&self) -> Result<Streaming<wire::ChangelogUpdate>, Status> {
+        let request = wire::WatchChangelogRequest { node: self.node.to_string() };
+        Ok(self.grpc.clone().watch_changelog(request).await?.into_inner())
+    }
+
+    /// The blobs that the catalog believes to be staged here.
+    pub async fn staged(&self) -> Result<Vec<BlobId>, Status> {
+        let request = wire::ListStagedRequest { node: self.node.to_string() };
+        let mut stream = self.grpc.clone().list_staged(request).await?.into_inner();
+        let mut blobs = Vec::new();
+        while let Some(reply) = stream.message().await? {
+            for blob in reply.blobs {
+                blobs.push(BlobId::from_wire(&blob).map_err(|error| Status::data_loss(error.to_string()))?);
+            }
+        }
+        Ok(blobs)
+    }
+
+    /// Everything a table shard holds. Tries for as long as a commit would.
+    pub async fn snapshot(&self, ts: TableShard) -> Result<TableShardSnapshot, FsError> {
+        let request = || wire::SnapshotRequest { table: ts.table.to_wire().into(), shard: u32::from(ts.shard.0) };
+        let reply = patiently(|| {
+            let mut grpc = self.grpc.clone();
+            async move { grpc.get_snapshot(request()).await }
+        })
+        .await?;
+        codec::decode(&reply.into_inner().snapshot_record).map_err(|error| FsError::Unavailable(error.to_string()))
+    }
+
+    /// Commits, or says for certain that it did not; after `Unavailable` it may have, and repeating it is harmless.
+    pub async fn commit(&self, ts: TableShard, epoch: Epoch, change: &PartChange) -> Result<(), FsError> {
+        let record: bytes::Bytes = codec::encode(change).into();
+        let request = || wire::CommitPartsRequest {
+            node: self.node.to_string(),
+            incarnation: self.incarnation().0,
+            table: ts.table.to_wire().into(),
+            shard: u32::from(ts.shard.0),
+            epoch: epoch.0,
+            change_record: record.clone(),
+        };
+        let outcome = patiently(|| {
+            let mut grpc = self.grpc.clone();
+            let request = request();
+            async move { grpc.commit_parts(request).await }
+        })
+        .await;
+        match outcome {
+            Ok(_) => {
+                metrics::COMMITS.inc();
+                Ok(())
+            }
+            Err(error) => {
+                if matches!(error, FsError::Fenced(_)) {
+                    metrics::COMMITS_REFUSED.inc();
+                }
+                Err(error)
+            }
+        }
+    }
+}
+
+/// Repeats a call while the controller is away, up to the commit's patience.
+async fn patiently<T, F, Fut>(mut call: F) -> Result<T, FsError>
+where
+    F: FnMut() -> Fut,
+    Fut: Future<Output = Result<T, Status>>,
+{
+    let deadline = tokio::time::Instant::now() + limits::COMMIT_PATIENCE;
+    let mut pause = Backoff::new(limits::COMMIT_RETRY_FIRST, limits::COMMIT_RETRY_LONGEST);
+    loop {
+        match call().await {
+            Ok(reply) => return Ok(reply),
+            Err(status) if is_passing(&status) && tokio::time::Instant::now() < deadline => {
+                tracing::warn!(error = status.message(), "the controller is away: trying again");
+                pause.wait().await;
+            }
+            Err(status) => return Err(translate(&status)),
+        }
+    }
+}
+
+/// Whether the same call may succeed later.
+pub fn is_passing(status: &Status) -> bool {
+    match status.code() {
+        Code::Unavailable | Code::DeadlineExceeded | Code::Aborted | Code::Cancelled | Code::Unknown => true,
+        Code::Ok
+        | Code::InvalidArgument
+        | Code::NotFound
+        | Code::AlreadyExists
+        | Code::PermissionDenied
+        | Code::ResourceExhausted
+        | Code::FailedPrecondition
+        | Code::OutOfRange
+        | Code::Unimplemented
+        | Code::Internal
+        | Code::DataLoss
+        | Code::Unauthenticated => false,
+    }
+}
+
+fn translate(status: &Status) -> FsError {
+    match status.code() {
+        Code::FailedPrecondition | Code::PermissionDenied => FsError::Fenced(status.message().to_string()),
+        _ => FsError::Unavailable(format!("{:?}: {}", status.code(), status.message())),
+    }
+}
+
+/// Growing pauses with jitter, so that a hundred agents do not come back in one moment.
+pub struct Backoff {
+    first: Duration,
+    next: Duration,
+    longest: Duration,
+}
+
+impl Backoff {
+    pub fn new(first: Duration, longest: Duration) -> Self {
+        Self { first, next: first, longest }
+    }
+
+    pub async fn wait(&mut self) {
+        let jitter = rand::rng().random_range(0.5..1.0);
+        tokio::time::sleep(self.next.mul_f64(jitter)).await;
+        self.next = (self.next * 2).min(self.longest);
+    }
+
+    pub fn reset(&mut self) {
+        self.next = self.first;
+    }
+}

@@ -1,0 +1,218 @@
+//! The committed content of a table shard: fetched on first use, then kept in step with the changelog where others write.
+
+use std::collections::HashSet;
+use std::time::{Duration, Instant, SystemTime};
+
+use moorhouse_catalog::{
+    Manifest, NodeView, PartChange, PartPath, Relocation, TableShard, TableShardSnapshot, Version,
+};
+
+use super::error::FsError;
+use super::place;
+use super::tree::{Blob, Body, Ino, ROOT, Sealed, Small, Tree};
+use super::{Role, ShardFs, table_path};
+
+/// How long a reader still opens a part that the writer has removed: longer than the engine's `old_parts_lifetime` (480 s).
+const RETIRED_KEPT: Duration = Duration::from_secs(900);
+
+/// How far this node's picture of a table shard goes.
+#[derive(Debug, Default)]
+pub struct ShardSync {
+    loaded: bool,
+    version: Option<Version>,
+}
+
+impl ShardFs {
+    /// Fetches a table shard's content if that has not been done yet.
+    pub async fn load(&self, ts: TableShard) -> Result<(), FsError> {
+        let sync = self.sync_of(ts);
+        let mut sync = sync.lock().await;
+        if sync.loaded {
+            return Ok(());
+        }
+        let snapshot = self.controller.snapshot(ts).await?;
+        sync.version = Some(snapshot.version);
+        self.fill(ts, snapshot)?;
+        sync.loaded = true;
+        Ok(())
+    }
+
+    fn fill(&self, ts: TableShard, snapshot: TableShardSnapshot) -> Result<(), FsError> {
+        let mut tree = self.tree.write().expect("lock");
+        let table = tree.resolve(ROOT, &table_path(ts))?;
+        for manifest in snapshot.parts {
+            show_part(&mut tree, table, &manifest)?;
+        }
+        for inode in snapshot.inodes {
+            let (dir, name) = make_way(&mut tree, table, inode.path.as_str())?;
+            let small = Small { content: inode.content, ..Small::default() };
+            tree.make_file(dir, &name, 0o644, SystemTime::UNIX_EPOCH, Body::Small(small))?;
+        }
+        tree.dir_mut(table)?.loaded = true;
+        Ok(())
+    }
+
+    /// Takes in one changelog entry of a table that another group writes. A gap is closed with a snapshot.
+    pub async fn follow(&self, ts: TableShard, version: Version, change: &PartChange) -> Result<(), FsError> {
+        if self.role(ts) != Some(Role::Reader) {
+            return Ok(());
+        }
+        let sync = self.sync_of(ts);
+        let mut sync = sync.lock().await;
+        match sync.version {
+            Some(known) if sync.loaded && version == known.next() => {
+                self.apply(ts, change)?;
+                sync.version = Some(version);
+                Ok(())
+            }
+            Some(known) if sync.loaded && version > known => {
+                tracing::info!(%ts, %known, %version, "a gap in the changelog: taking a snapshot");
+                self.catch_up_locked(ts, &mut sync).await
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Compares a loaded reader with the catalog, whatever was missed.
+    pub async fn catch_up(&self, ts: TableShard) -> Result<(), FsError> {
+        let sync = self.sync_of(ts);
+        let mut sync = sync.lock().await;
+        if sync.loaded { self.catch_up_locked(ts, &mut sync).await } else { Ok(()) }
+    }
+
+    async fn catch_up_locked(&self, ts: TableShard, sync: &mut ShardSync) -> Result<(), FsError> {
+        let snapshot = self.controller.snapshot(ts).await?;
+        if sync.version == Some(snapshot.version) {
+            return Ok(());
+        }
+        let known = self.committed_parts(ts)?;
+        let wanted: HashSet<&PartPath> = snapshot.parts.iter().map(|m| &m.part).collect();
+        let relocated = snapshot.parts.iter().filter(|m| known.contains(&m.part)).flat_map(relocations).collect();
+        let change = PartChange {
+            removed: known.iter().filter(|part| !wanted.contains(part)).cloned().collect(),
+            added: snapshot.parts.iter().filter(|m| !known.contains(&m.part)).cloned().collect(),
+            relocated,
+            ..PartChange::default()
+        };
+        self.apply(ts, &change)?;
+        sync.version = Some(snapshot.version);
+        Ok(())
+    }
+
+    /// Brings the reader's tree in line, then tells kernel and engine.
+    fn apply(&self, ts: TableShard, change: &PartChange) -> Result<(), FsError> {
+        let table = {
+            let mut tree = self.tree.write().expect("lock");
+            let table = tree.resolve(ROOT, &table_path(ts))?;
+            for manifest in &change.added {
+                show_part(&mut tree, table, manifest)?;
+            }
+            relocate(&mut tree, &change.relocated)?;
+            table
+        };
+        let now = Instant::now();
+        {
+            let mut retired = self.retired.lock().expect("lock");
+            retired.extend(change.removed.iter().map(|part| ((ts, part.clone()), now)));
+            for manifest in &change.added {
+                retired.remove(&(ts, manifest.part.clone()));
+            }
+        }
+        if change.added.is_empty() && change.removed.is_empty() {
+            return Ok(());
+        }
+        self.forget_entries(change.added.iter().map(|m| (table, m.part.as_str().to_string())).collect());
+        if let Some(kernel) = self.kernel.get() {
+            kernel.forget_listing(table);
+        }
+        if self.refresh.try_send(ts).is_err() {
+            // The engine's owner is behind by a whole queue; its periodic pass over all readers covers this one.
+            tracing::debug!(%ts, "the refresh queue is full");
+        }
+        Ok(())
+    }
+
+    /// Forgets parts that no reader of this node can still be using.
+    pub fn prune_retired(&self) {
+        let due: Vec<_> = {
+            let mut retired = self.retired.lock().expect("lock");
+            let due: Vec<_> = retired.iter().filter(|(_, at)| at.elapsed() > RETIRED_KEPT).map(|(k, _)| k.clone()).collect();
+            for key in &due {
+                retired.remove(key);
+            }
+            due
+        };
+        for (ts, part) in due {
+            let mut tree = self.tree.write().expect("lock");
+            let Ok(table) = tree.resolve(ROOT, &table_path(ts)) else { continue };
+            let _ = tree.remove_subtree(table, part.as_str());
+            drop(tree);
+            self.forget_entries(vec![(table, part.into())]);
+        }
+    }
+
+    fn committed_parts(&self, ts: TableShard) -> Result<HashSet<PartPath>, FsError> {
+        let tree = self.tree.read().expect("lock");
+        let table = tree.resolve(ROOT, &table_path(ts))?;
+        let retired = self.retired.lock().expect("lock");
+        let names = tree.entries(table)?.into_iter().filter(|e| e.is_dir).map(|e| [e.name]);
+        let parts = names.filter_map(|name| place::committed_part(&name));
+        Ok(parts.filter(|part| !retired.contains_key(&(ts, part.clone()))).collect())
+    }
+
+    /// Notes the new place of blobs.
+    pub fn relocate(&self, relocations: &[Relocation]) -> Result<(), FsError> {
+        relocate(&mut self.tree.write().expect("lock"), relocations)
+    }
+
+    /// Of a shard that is arriving here: the tables that this node will write.
+    pub fn written_tables(view: &NodeView) -> Vec<moorhouse_catalog::TableId> {
+        view.tables.iter().filter(|t| t.owner == view.group).map(|t| t.id).collect()
+    }
+}
+
+fn relocations(manifest: &Manifest) -> impl Iterator<Item = Relocation> + '_ {
+    manifest.files.iter().map(|f| Relocation { blob: f.blob, location: f.location.clone() })
+}
+
+fn relocate(tree: &mut Tree, relocations: &[Relocation]) -> Result<(), FsError> {
+    for relocation in relocations {
+        let Some(ino) = tree.by_blob(relocation.blob) else { continue };
+        if let Body::Blob(Blob { sealed: Some(sealed), .. }) = &mut tree.get_mut(ino)?.body {
+            sealed.location = relocation.location.clone();
+        }
+    }
+    Ok(())
+}
+
+/// Makes a part's directory from its manifest; a part that is there already stays as it is.
+fn show_part(tree: &mut Tree, table: Ino, manifest: &Manifest) -> Result<(), FsError> {
+    let committed = SystemTime::UNIX_EPOCH + Duration::from_millis(manifest.committed_ms);
+    let (parent, name) = make_way(tree, table, manifest.part.as_str())?;
+    if tree.child(parent, &name).is_ok() {
+        return Ok(());
+    }
+    let part = tree.make_dir(parent, &name, 0o755, committed)?;
+    for file in &manifest.files {
+        let (dir, name) = make_way(tree, part, file.path.as_str())?;
+        // Parts share files after a mutation: one inode, or the first part's end would take the bytes of both.
+        if let Some(shared) = tree.by_blob(file.blob) {
+            tree.link(shared, dir, &name, committed)?;
+            continue;
+        }
+        let sealed = Some(Sealed { bytes: file.bytes, location: file.location.clone() });
+        tree.make_file(dir, &name, 0o644, committed, Body::Blob(Blob { id: file.blob, sealed }))?;
+    }
+    Ok(())
+}
+
+/// Makes the directories that lead to the last name of `path`; answers with the last directory and that name.
+fn make_way(tree: &mut Tree, from: Ino, path: &str) -> Result<(Ino, String), FsError> {
+    let mut names: Vec<&str> = path.split('/').collect();
+    let last = names.pop().unwrap_or_default().to_string();
+    let mut dir = from;
+    for name in names {
+        dir = tree.ensure_dir(dir, name)?;
+    }
+    Ok((dir, last))
+}

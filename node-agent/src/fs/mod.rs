@@ -1,0 +1,265 @@
+//! The shard file system: every shard of the node under one mount, as ClickHouse expects a local disk.
+//!
+//! The committed tree comes from the catalog; over it lies the overlay of names in progress, which nobody else ever sees.
+//! The commit point is the directory rename `tmp_… → part` ([`rename`]). Reading order below.
+//!
+//! Rules: no lock is held over I/O or an await; a kernel notification is sent only without a lock; lock order is
+//! `mounted`, then `tree`.
+
+pub mod place;
+pub mod tree;
+pub mod load;
+pub mod rename;
+pub mod ops;
+pub mod settle;
+pub mod io;
+pub mod error;
+pub mod fuse;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, OnceLock, RwLock};
+use std::time::{Instant, SystemTime};
+
+use moorhouse_base::clock::Clock;
+use moorhouse_cache::BlobCache;
+use moorhouse_catalog::{BlobId, Epoch, NodeName, NodeView, PartPath, ShardId, TableId, TableShard};
+use tokio::sync::mpsc;
+
+use crate::blobs::{BlobSource, key};
+use crate::controller::ControllerClient;
+use error::FsError;
+use load::ShardSync;
+use tree::{Body, Ino, ROOT, Small, Tree};
+
+/// What this node may do with a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Its group owns the table.
+    Writer,
+    Reader,
+}
+
+/// Tells the kernel that what it remembers is no longer so. Never called with a lock held.
+pub trait KernelCache: Send + Sync {
+    fn forget_entry(&self, parent: Ino, name: &str);
+    fn forget_listing(&self, dir: Ino);
+}
+
+/// What the newest view gives this node.
+#[derive(Default)]
+struct Mounted {
+    epochs: BTreeMap<ShardId, Epoch>,
+    roles: HashMap<TableId, Role>,
+}
+
+/// Names that the engine has let go of and the catalog has not heard of yet; flushed in the background.
+#[derive(Default)]
+pub(crate) struct Letting {
+    pub parts: Vec<(TableShard, PartPath)>,
+    pub inodes: Vec<(TableShard, moorhouse_catalog::FilePath)>,
+    pub blobs: Vec<BlobId>,
+}
+
+pub struct ShardFs {
+    pub(crate) node: NodeName,
+    pub(crate) cache: BlobCache,
+    pub(crate) source: BlobSource,
+    pub(crate) controller: ControllerClient,
+    pub(crate) clock: Arc<dyn Clock>,
+    mounted: RwLock<Mounted>,
+    tree: RwLock<Tree>,
+    syncs: Mutex<HashMap<TableShard, Arc<tokio::sync::Mutex<ShardSync>>>>,
+    /// Parts that a reader no longer lists but still opens, with the time when the catalog dropped them.
+    retired: Mutex<HashMap<(TableShard, PartPath), Instant>>,
+    letting: Mutex<Letting>,
+    kernel: OnceLock<Box<dyn KernelCache>>,
+    /// Table shards whose reader must look again.
+    refresh: mpsc::Sender<TableShard>,
+}
+
+impl ShardFs {
+    pub fn new(
+        node: NodeName,
+        source: BlobSource,
+        controller: ControllerClient,
+        clock: Arc<dyn Clock>,
+        refresh: mpsc::Sender<TableShard>,
+    ) -> Self {
+        Self {
+            node,
+            cache: source.cache().clone(),
+            source,
+            controller,
+            clock,
+            mounted: RwLock::default(),
+            tree: RwLock::new(Tree::new()),
+            syncs: Mutex::default(),
+            retired: Mutex::default(),
+            letting: Mutex::default(),
+            kernel: OnceLock::new(),
+            refresh,
+        }
+    }
+
+    /// Where to send invalidations, once mounted.
+    pub fn set_kernel_cache(&self, kernel: Box<dyn KernelCache>) {
+        let _ = self.kernel.set(kernel);
+    }
+
+    /// Shows every assigned shard and every table of the view. What the view no longer has stays until the engine has let
+    /// go of it: see [`Self::unmount_shard`] and [`Self::unmount_table`].
+    pub fn apply_view(&self, view: &NodeView) -> Result<(), FsError> {
+        let mine = view.assignments.iter().filter(|a| a.node == self.node);
+        let mut made = Vec::new();
+        {
+            let mut mounted = self.mounted.write().expect("lock");
+            mounted.epochs.extend(mine.map(|a| (a.shard, a.epoch)));
+            for table in &view.tables {
+                let role = if table.owner == view.group { Role::Writer } else { Role::Reader };
+                mounted.roles.insert(table.id, role);
+            }
+            let mut tree = self.tree.write().expect("lock");
+            for shard in mounted.epochs.keys().filter(|s| view.assignments.iter().any(|a| a.shard == **s && a.node == self.node)) {
+                for table in &view.tables {
+                    show_table(&mut tree, TableShard { table: table.id, shard: *shard }, mounted.roles[&table.id], &mut made)?;
+                }
+                show_shard(&mut tree, *shard, &mut made)?;
+            }
+        }
+        self.forget_entries(made);
+        Ok(())
+    }
+
+    /// Takes a shard out of the mount: its writer can no longer commit from here. Answers with the staged blobs of its
+    /// committed parts, which the caller releases once another node holds the shard.
+    pub fn unmount_shard(&self, shard: ShardId) -> Vec<BlobId> {
+        let orphans = {
+            let mut mounted = self.mounted.write().expect("lock");
+            mounted.epochs.remove(&shard);
+            let mut tree = self.tree.write().expect("lock");
+            tree.remove_subtree(ROOT, &shard.to_string()).unwrap_or_default()
+        };
+        self.syncs.lock().expect("lock").retain(|ts, _| ts.shard != shard);
+        self.retired.lock().expect("lock").retain(|(ts, _), _| ts.shard != shard);
+        self.forget_entries(vec![(ROOT, shard.to_string())]);
+        let (committed, overlay): (Vec<_>, Vec<_>) = orphans.into_iter().partition(|blob| blob.sealed.is_some());
+        self.let_go(|letting| letting.blobs.extend(overlay.into_iter().map(|blob| blob.id)));
+        committed.into_iter().map(|blob| blob.id).collect()
+    }
+
+    /// Takes a dropped table out of the mount, with the local bytes that only it had.
+    pub fn unmount_table(&self, table: TableId) {
+        let mut gone = Vec::new();
+        let mut orphans = Vec::new();
+        {
+            let mut mounted = self.mounted.write().expect("lock");
+            mounted.roles.remove(&table);
+            let mut tree = self.tree.write().expect("lock");
+            for shard in mounted.epochs.keys() {
+                let path = table_path(TableShard { table, shard: *shard });
+                let Ok(parent) = tree.resolve(ROOT, &path[..3]) else { continue };
+                orphans.extend(tree.remove_subtree(parent, &path[3]).unwrap_or_default());
+                gone.push((parent, path[3].clone()));
+            }
+        }
+        self.syncs.lock().expect("lock").retain(|ts, _| ts.table != table);
+        self.retired.lock().expect("lock").retain(|(ts, _), _| ts.table != table);
+        self.let_go(|letting| letting.blobs.extend(orphans.into_iter().map(|blob| blob.id)));
+        self.forget_entries(gone);
+    }
+
+    /// The path of a table shard's directory below the mount.
+    pub fn relative_path(ts: TableShard) -> String {
+        table_path(ts).join("/")
+    }
+
+    pub(crate) fn epoch(&self, shard: ShardId) -> Option<Epoch> {
+        self.mounted.read().expect("lock").epochs.get(&shard).copied()
+    }
+
+    pub(crate) fn role(&self, ts: TableShard) -> Option<Role> {
+        let mounted = self.mounted.read().expect("lock");
+        mounted.epochs.get(&ts.shard)?;
+        mounted.roles.get(&ts.table).copied()
+    }
+
+    fn sync_of(&self, ts: TableShard) -> Arc<tokio::sync::Mutex<ShardSync>> {
+        self.syncs.lock().expect("lock").entry(ts).or_default().clone()
+    }
+
+    /// Every table shard in this role whose content is loaded.
+    pub(crate) fn loaded(&self, role: Role) -> Vec<TableShard> {
+        let all: Vec<_> = self.syncs.lock().expect("lock").keys().copied().collect();
+        all.into_iter().filter(|ts| self.role(*ts) == Some(role) && self.is_loaded(*ts)).collect()
+    }
+
+    fn is_loaded(&self, ts: TableShard) -> bool {
+        let tree = self.tree.read().expect("lock");
+        tree.resolve(ROOT, &table_path(ts)).and_then(|ino| tree.dir(ino).map(|dir| dir.loaded)).unwrap_or(false)
+    }
+
+    fn forget_entries(&self, entries: Vec<(Ino, String)>) {
+        if let Some(kernel) = self.kernel.get() {
+            for (parent, name) in entries {
+                kernel.forget_entry(parent, &name);
+            }
+        }
+    }
+
+    fn let_go(&self, add: impl FnOnce(&mut Letting)) {
+        add(&mut self.letting.lock().expect("lock"));
+    }
+
+    /// Bytes of staged blobs become evictable: they are stored, or another node has them.
+    pub fn release_staged(&self, blobs: &[BlobId]) {
+        for blob in blobs {
+            if let Err(error) = self.cache.stored(key(*blob)) {
+                tracing::debug!(%blob, %error, "a released blob was not staged here");
+            }
+        }
+    }
+
+    fn now(&self) -> SystemTime {
+        SystemTime::UNIX_EPOCH + std::time::Duration::from_millis(self.clock.now_ms())
+    }
+}
+
+/// `<shard>/store/<3 hex>/<uuid>`, as ClickHouse's Atomic databases lay tables out.
+fn table_path(ts: TableShard) -> [String; 4] {
+    let uuid = ts.table.to_string();
+    [ts.shard.to_string(), "store".to_string(), uuid[..3].to_string(), uuid]
+}
+
+/// Makes what is missing of `k/store`, noting each name that the kernel may remember as absent.
+fn show_shard(tree: &mut Tree, shard: ShardId, made: &mut Vec<(Ino, String)>) -> Result<Ino, FsError> {
+    let mut at = ROOT;
+    for name in [shard.to_string(), "store".to_string()] {
+        at = show_dir(tree, at, &name, made)?;
+    }
+    Ok(at)
+}
+
+fn show_dir(tree: &mut Tree, parent: Ino, name: &str, made: &mut Vec<(Ino, String)>) -> Result<Ino, FsError> {
+    if tree.child(parent, name).is_err() {
+        made.push((parent, name.to_string()));
+    }
+    Ok(tree.ensure_dir(parent, name)?)
+}
+
+/// Makes a table shard's directory, its content still to be fetched on first use.
+fn show_table(tree: &mut Tree, ts: TableShard, role: Role, made: &mut Vec<(Ino, String)>) -> Result<(), FsError> {
+    let store = show_shard(tree, ts.shard, made)?;
+    let [_, _, prefix, uuid] = table_path(ts);
+    let prefix = show_dir(tree, store, &prefix, made)?;
+    if tree.child(prefix, &uuid).is_ok() {
+        return Ok(());
+    }
+    let table = show_dir(tree, prefix, &uuid, made)?;
+    tree.dir_mut(table)?.loaded = false;
+    let format = Small { content: place::FORMAT_VERSION_CONTENT.to_vec(), ..Small::default() };
+    tree.make_file(table, place::FORMAT_VERSION, 0o644, SystemTime::UNIX_EPOCH, Body::Small(format))?;
+    if role == Role::Writer {
+        tree.ensure_dir(table, place::DETACHED)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,132 @@
+//! What a path of the mount means: `<shard>/store/<3 hex>/<table uuid>/…`.
+//!
+//! Names that ClickHouse gives to work in progress (`tmp_…`, `delete_tmp_…`, `detached/attaching_…`) are *overlay*: they
+//! live on this node alone. The names that stand for finished work are *committed*: they exist only with the catalog's word.
+
+use moorhouse_catalog::parts::PartInfo;
+use moorhouse_catalog::{FilePath, PartPath, ShardId, TableId, TableShard};
+use uuid::Uuid;
+
+/// Holds the small files of the engine's insert deduplication; beside `detached` the only lasting directory of a table.
+pub const DEDUPLICATION_LOGS: &str = "deduplication_logs";
+pub const DETACHED: &str = "detached";
+
+/// Where a directory is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// The mount's root, a shard's root, `store`, or a 3-hex directory: made by the view, not by the engine.
+    Fixed,
+    /// At or below a table shard's directory; `below` is empty for the directory itself.
+    Table { shard: TableShard, below: Vec<String> },
+    /// The engine's own scratch beside `store` (access checks, `tmp`): overlay, small.
+    Scratch,
+}
+
+impl Place {
+    /// `path`: the names from the mount's root down.
+    pub fn of(path: &[&str]) -> Place {
+        match path {
+            [] | [_] | [_, "store"] | [_, "store", _] => Place::Fixed,
+            [shard, "store", _, table, below @ ..] => match (shard.parse(), Uuid::parse_str(table)) {
+                (Ok(shard), Ok(table)) => Place::Table {
+                    shard: TableShard { table: TableId(table), shard: ShardId(shard) },
+                    below: below.iter().map(|name| name.to_string()).collect(),
+                },
+                _ => Place::Scratch,
+            },
+            _ => Place::Scratch,
+        }
+    }
+
+    /// The place of the entry `name` in a directory at this place.
+    pub fn entry(&self, name: &str) -> Option<(TableShard, Vec<String>)> {
+        match self {
+            Place::Table { shard, below } => {
+                let mut path = below.clone();
+                path.push(name.to_string());
+                Some((*shard, path))
+            }
+            Place::Fixed | Place::Scratch => None,
+        }
+    }
+}
+
+/// The committed part that a directory with this path below its table is, if it is one.
+pub fn committed_part(below: &[String]) -> Option<PartPath> {
+    let path = match below {
+        [name] if PartInfo::parse(name).is_some() => name.clone(),
+        [dir, name] if dir == DETACHED && !is_in_progress(name) => format!("{dir}/{name}"),
+        _ => return None,
+    };
+    PartPath::new(path).ok()
+}
+
+/// The committed part that contains this path, if one does.
+pub fn enclosing_part(below: &[String]) -> Option<PartPath> {
+    (1..below.len()).find_map(|length| committed_part(&below[..length]))
+}
+
+/// The lasting non-part file that a file with this path below its table is, if it is one.
+pub fn committed_inode(below: &[String]) -> Option<FilePath> {
+    let lasting = match below {
+        [name] => !is_in_progress(name) && name != FORMAT_VERSION,
+        [dir, name] => dir == DEDUPLICATION_LOGS && !is_in_progress(name),
+        _ => false,
+    };
+    lasting.then(|| FilePath::new(below.join("/")).ok()).flatten()
+}
+
+/// Whether a file made at this path belongs to a part-like directory: its bytes then get a blob of their own.
+pub fn holds_part_bytes(below: &[String]) -> bool {
+    below.len() > 1 && below[0] != DEDUPLICATION_LOGS
+}
+
+/// The same in every table: shown, never stored.
+pub const FORMAT_VERSION: &str = "format_version.txt";
+pub const FORMAT_VERSION_CONTENT: &[u8] = b"1";
+
+fn is_in_progress(name: &str) -> bool {
+    ["tmp_", "delete_tmp_", "attaching_", "deleting_"].iter().any(|prefix| name.starts_with(prefix))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn below(path: &str) -> Vec<String> {
+        path.split('/').map(str::to_string).collect()
+    }
+
+    #[test]
+    fn work_in_progress_is_never_a_committed_part() {
+        for name in ["tmp_insert_all_1_1_0", "tmp_merge_202401_1_4_1", "tmp_mut_all_1_1_0_5", "delete_tmp_all_1_1_0",
+            "detached/attaching_all_1_1_0", "detached/deleting_all_1_1_0", "moving/all_1_1_0", "detached"]
+        {
+            assert_eq!(committed_part(&below(name)), None, "{name}");
+        }
+        for name in ["all_1_1_0", "202401_1_4_1_7", "detached/all_1_1_0", "detached/broken_all_1_1_0"] {
+            assert_eq!(committed_part(&below(name)).map(String::from).as_deref(), Some(name));
+        }
+    }
+
+    #[test]
+    fn lasting_files_are_told_from_temporary_ones() {
+        assert!(committed_inode(&below("mutation_3.txt")).is_some());
+        assert!(committed_inode(&below("deduplication_logs/deduplication_log_1.txt")).is_some());
+        assert!(committed_inode(&below("tmp_mutation_3.txt")).is_none());
+        assert!(committed_inode(&below("format_version.txt")).is_none());
+        assert!(committed_inode(&below("all_1_1_0/count.txt")).is_none());
+    }
+
+    #[test]
+    fn paths_are_read_from_the_root_down() {
+        let table = Uuid::from_u128(7).to_string();
+        assert_eq!(Place::of(&["3", "store", "abc"]), Place::Fixed);
+        assert_eq!(Place::of(&["3", "tmp"]), Place::Scratch);
+        let Place::Table { shard, below } = Place::of(&["3", "store", "abc", &table, "all_1_1_0"]) else {
+            panic!("a table's path");
+        };
+        assert_eq!((shard.shard, below.as_slice()), (ShardId(3), ["all_1_1_0".to_string()].as_slice()));
+        assert!(enclosing_part(&["all_1_1_0".into(), "p.proj".into(), "data.bin".into()]).is_some());
+    }
+}

@@ -1,0 +1,320 @@
+//! rename(2), and with it the commit of parts.
+//!
+//! A directory that is renamed to a part's name becomes a part: its bytes are made durable, its manifest is committed under
+//! the shard's epoch, and only then does the rename answer. Anything that prevents that fails the rename with EIO, and the
+//! engine fails the statement cleanly. A part that the engine puts away after another part has covered it is reported in
+//! the background: should that be lost, the part merely comes back covered.
+
+use moorhouse_catalog::parts::PartInfo;
+use moorhouse_catalog::{BlobId, FileEntry, FilePath, Inode, Location, Manifest, PartChange, PartPath, TableShard};
+
+use super::error::FsError;
+use super::place::{self, Place};
+use super::tree::{Body, Ino, ROOT, Sealed, Tree, TreeError};
+use super::{Role, ShardFs, table_path};
+use crate::blobs::key;
+use crate::metrics;
+
+/// What a rename turned out to be.
+#[derive(Debug)]
+pub enum Renaming {
+    /// Done: nothing that the catalog must hear of at once.
+    Done,
+    /// To be finished by [`ShardFs::commit_rename`].
+    Commit(Box<Commit>),
+}
+
+#[derive(Debug)]
+pub struct Commit {
+    shard: TableShard,
+    from: (Ino, String),
+    to: (Ino, String),
+    removed: Option<PartPath>,
+    added: Option<Added>,
+    inode_removed: Option<FilePath>,
+    inode_put: Option<FilePath>,
+}
+
+#[derive(Debug)]
+struct Added {
+    part: PartPath,
+    dir: Ino,
+}
+
+/// A directory's files as a manifest, with what must reach the disk before it is committed.
+struct Sealing {
+    manifest: Manifest,
+    unsynced: Vec<BlobId>,
+    fresh: Vec<(Ino, u64)>,
+}
+
+impl ShardFs {
+    /// Does a rename of names in progress at once; hands back what needs the catalog.
+    pub fn begin_rename(&self, from: (Ino, &str), to: (Ino, &str), no_replace: bool) -> Result<Renaming, FsError> {
+        let mut tree = self.tree.write().expect("lock");
+        let ino = tree.child(from.0, from.1)?;
+        if no_replace && tree.child(to.0, to.1).is_ok() {
+            return Err(TreeError::Exists.into());
+        }
+        self.check_writable(&tree, to.0, to.1)?;
+        self.check_writable(&tree, from.0, from.1)?;
+        let commit = self.classify(&tree, ino, from, to)?;
+        let Some(commit) = commit else {
+            let orphan = tree.rename(from, to, self.now())?;
+            self.let_go(|letting| letting.blobs.extend(orphan.map(|blob| blob.id)));
+            return Ok(Renaming::Done);
+        };
+        if let (Some(part), None) = (&commit.removed, &commit.added)
+            && self.is_covered(&tree, from.0, part)?
+        {
+            tree.rename(from, to, self.now())?;
+            self.let_go(|letting| letting.parts.push((commit.shard, part.clone())));
+            return Ok(Renaming::Done);
+        }
+        Ok(Renaming::Commit(Box::new(commit)))
+    }
+
+    /// RENAME_EXCHANGE, for names in progress alone.
+    pub fn exchange(&self, from: (Ino, &str), to: (Ino, &str)) -> Result<(), FsError> {
+        let mut tree = self.tree.write().expect("lock");
+        let (first, second) = (tree.child(from.0, from.1)?, tree.child(to.0, to.1)?);
+        let lasting = self.classify(&tree, first, from, to)?.is_some() || self.classify(&tree, second, to, from)?.is_some();
+        if lasting {
+            return Err(FsError::Unsupported("exchanging committed names"));
+        }
+        Ok(tree.exchange(from, to, self.now())?)
+    }
+
+    fn classify(&self, tree: &Tree, ino: Ino, from: (Ino, &str), to: (Ino, &str)) -> Result<Option<Commit>, FsError> {
+        let source = tree.place(from.0)?.entry(from.1);
+        let target = tree.place(to.0)?.entry(to.1);
+        let shard = match (&source, &target) {
+            (Some((a, _)), Some((b, _))) if a != b => return Err(FsError::Unsupported("moving between tables")),
+            (Some((shard, _)), _) | (None, Some((shard, _))) => *shard,
+            (None, None) => return Ok(None),
+        };
+        if self.role(shard) != Some(Role::Writer) {
+            return Ok(None);
+        }
+        let is_dir = matches!(tree.get(ino)?.body, Body::Dir(_));
+        let part = |at: &Option<(TableShard, Vec<String>)>| at.as_ref().and_then(|(_, below)| place::committed_part(below));
+        let inode = |at: &Option<(TableShard, Vec<String>)>| at.as_ref().and_then(|(_, below)| place::committed_inode(below));
+        let commit = Commit {
+            shard,
+            from: (from.0, from.1.to_string()),
+            to: (to.0, to.1.to_string()),
+            removed: part(&source).filter(|_| is_dir),
+            added: part(&target).filter(|_| is_dir).map(|part| Added { part, dir: ino }),
+            inode_removed: inode(&source).filter(|_| !is_dir),
+            inode_put: inode(&target).filter(|_| !is_dir),
+        };
+        let nothing = commit.removed.is_none()
+            && commit.added.is_none()
+            && commit.inode_removed.is_none()
+            && commit.inode_put.is_none();
+        Ok((!nothing).then_some(commit))
+    }
+
+    fn is_covered(&self, tree: &Tree, table: Ino, part: &PartPath) -> Result<bool, FsError> {
+        let Some(info) = PartInfo::parse(part.as_str()) else { return Ok(false) };
+        let covering = |name: &str| name != part.as_str() && PartInfo::parse(name).is_some_and(|other| other.covers(&info));
+        Ok(tree.entries(table)?.iter().any(|entry| entry.is_dir && covering(&entry.name)))
+    }
+
+    /// Makes the bytes durable, commits, and lets the name change. On an error nothing has changed.
+    pub async fn commit_rename(&self, commit: Commit) -> Result<(), FsError> {
+        let started = std::time::Instant::now();
+        let sealing = match &commit.added {
+            Some(added) => Some(self.seal(commit.shard, added).await?),
+            None => None,
+        };
+        let (dirty, marks) = self.dirty_inodes(commit.shard)?;
+        let mut inodes_put = dirty;
+        if let Some(path) = &commit.inode_put {
+            inodes_put.push(Inode { path: path.clone(), content: self.small_content(commit.from.0, &commit.from.1)? });
+        }
+        let change = PartChange {
+            removed: commit.removed.iter().cloned().collect(),
+            added: sealing.iter().map(|s| s.manifest.clone()).collect(),
+            inodes_removed: commit.inode_removed.iter().cloned().collect(),
+            inodes_put,
+            ..PartChange::default()
+        };
+        self.commit(commit.shard, change).await?;
+        let mut tree = self.tree.write().expect("lock");
+        for (ino, bytes) in sealing.iter().flat_map(|s| &s.fresh) {
+            if let Body::Blob(blob) = &mut tree.get_mut(*ino)?.body {
+                blob.sealed = Some(Sealed { bytes: *bytes, location: Location::Staged { node: self.node.clone() } });
+            }
+        }
+        for (ino, changes) in marks {
+            if let Ok(node) = tree.get_mut(ino)
+                && let Body::Small(small) = &mut node.body
+            {
+                small.committed = changes;
+            }
+        }
+        let from = (commit.from.0, commit.from.1.as_str());
+        let orphan = tree.rename(from, (commit.to.0, commit.to.1.as_str()), self.now())?;
+        self.let_go(|letting| letting.blobs.extend(orphan.map(|blob| blob.id)));
+        metrics::COMMIT_SECONDS.observe(started.elapsed().as_secs_f64());
+        Ok(())
+    }
+
+    /// Sends one change under the shard's present epoch.
+    pub(crate) async fn commit(&self, ts: TableShard, change: PartChange) -> Result<(), FsError> {
+        let epoch = self.epoch(ts.shard).ok_or_else(|| FsError::Fenced(format!("shard {} is not mounted here", ts.shard)))?;
+        self.controller.commit(ts, epoch, &change).await
+    }
+
+    async fn seal(&self, ts: TableShard, added: &Added) -> Result<Sealing, FsError> {
+        let sealing = self.collect(added)?;
+        let cache = self.cache.clone();
+        let keys: Vec<_> = sealing.unsynced.iter().map(|blob| key(*blob)).collect();
+        tokio::task::spawn_blocking(move || cache.sync_staged(&keys))
+            .await
+            .map_err(|error| FsError::Unavailable(error.to_string()))??;
+        tracing::debug!(%ts, part = %added.part, files = sealing.manifest.files.len(), "sealed");
+        Ok(sealing)
+    }
+
+    fn collect(&self, added: &Added) -> Result<Sealing, FsError> {
+        let files = {
+            let tree = self.tree.read().expect("lock");
+            let mut files = Vec::new();
+            for (path, ino) in tree.files_below(added.dir)? {
+                match &tree.get(ino)?.body {
+                    Body::Blob(blob) => files.push((path, ino, blob.clone())),
+                    Body::Small(_) | Body::Dir(_) => return Err(FsError::Unsupported("a small file inside a part")),
+                }
+            }
+            files
+        };
+        let mut sealing = Sealing {
+            manifest: Manifest {
+                part: added.part.clone(),
+                rows: self.count_rows(&files)?,
+                committed_ms: self.clock.now_ms(),
+                files: Vec::with_capacity(files.len()),
+            },
+            unsynced: Vec::new(),
+            fresh: Vec::new(),
+        };
+        for (path, ino, blob) in files {
+            let (bytes, location) = match blob.sealed {
+                Some(sealed) => (sealed.bytes, sealed.location),
+                None => {
+                    let bytes = self.cache.account_staged(key(blob.id))?;
+                    sealing.unsynced.push(blob.id);
+                    sealing.fresh.push((ino, bytes));
+                    (bytes, Location::Staged { node: self.node.clone() })
+                }
+            };
+            let path = FilePath::new(path).map_err(|_| FsError::BadName)?;
+            sealing.manifest.files.push(FileEntry { path, blob: blob.id, bytes, location });
+        }
+        Ok(sealing)
+    }
+
+    /// What the engine wrote into `count.txt`. Small tables in progress may lack it: then 0.
+    fn count_rows(&self, files: &[(String, Ino, super::tree::Blob)]) -> Result<u64, FsError> {
+        let Some((_, _, blob)) = files.iter().find(|(path, _, _)| path == "count.txt") else { return Ok(0) };
+        let Some(file) = self.cache.open_file(key(blob.id), false)? else { return Ok(0) };
+        let text = std::io::read_to_string(file)?;
+        Ok(text.trim().parse().unwrap_or(0))
+    }
+
+    /// Lasting small files that changed since their last commit: they are committed no later than the part.
+    fn dirty_inodes(&self, ts: TableShard) -> Result<(Vec<Inode>, Vec<(Ino, u64)>), FsError> {
+        let tree = self.tree.read().expect("lock");
+        let table = tree.resolve(ROOT, &table_path(ts))?;
+        let mut found = (Vec::new(), Vec::new());
+        let logs = tree.child(table, place::DEDUPLICATION_LOGS).ok();
+        for dir in [Some(table), logs].into_iter().flatten() {
+            for entry in tree.entries(dir)? {
+                let Body::Small(small) = &tree.get(entry.ino)?.body else { continue };
+                let below = tree.place(dir)?.entry(&entry.name).map(|(_, below)| below).unwrap_or_default();
+                if let Some(path) = place::committed_inode(&below)
+                    && small.is_dirty()
+                {
+                    found.0.push(Inode { path, content: small.content.clone() });
+                    found.1.push((entry.ino, small.changes));
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    fn small_content(&self, parent: Ino, name: &str) -> Result<Vec<u8>, FsError> {
+        let tree = self.tree.read().expect("lock");
+        match &tree.get(tree.child(parent, name)?)?.body {
+            Body::Small(small) => Ok(small.content.clone()),
+            Body::Blob(_) | Body::Dir(_) => Err(FsError::Unsupported("this file as a lasting one")),
+        }
+    }
+
+    /// Commits a lasting small file when the engine closes it. Files in progress and clean ones need nothing.
+    pub async fn commit_small(&self, ino: Ino) -> Result<(), FsError> {
+        let Some(ts) = self.dirty_small(ino) else { return Ok(()) };
+        let (inodes_put, marks) = self.dirty_inodes(ts)?;
+        if inodes_put.is_empty() {
+            return Ok(());
+        }
+        self.commit(ts, PartChange { inodes_put, ..PartChange::default() }).await?;
+        let mut tree = self.tree.write().expect("lock");
+        for (ino, changes) in marks {
+            if let Ok(node) = tree.get_mut(ino)
+                && let Body::Small(small) = &mut node.body
+            {
+                small.committed = changes;
+            }
+        }
+        Ok(())
+    }
+
+    fn dirty_small(&self, ino: Ino) -> Option<TableShard> {
+        let tree = self.tree.read().expect("lock");
+        let Body::Small(small) = &tree.get(ino).ok()?.body else { return None };
+        if !small.is_dirty() {
+            return None;
+        }
+        match tree.place(small.parent?).ok()? {
+            Place::Table { shard, .. } if self.role(shard) == Some(Role::Writer) => Some(shard),
+            Place::Table { .. } | Place::Fixed | Place::Scratch => None,
+        }
+    }
+
+    /// Reports what the engine has let go of: first the names, then, when the catalog has heard, the bytes.
+    pub async fn flush_letting(&self) -> Result<(), FsError> {
+        let letting = std::mem::take(&mut *self.letting.lock().expect("lock"));
+        let mut changes: std::collections::HashMap<TableShard, PartChange> = Default::default();
+        for (ts, part) in &letting.parts {
+            changes.entry(*ts).or_default().removed.push(part.clone());
+        }
+        for (ts, path) in &letting.inodes {
+            changes.entry(*ts).or_default().inodes_removed.push(path.clone());
+        }
+        for (ts, change) in changes {
+            if self.role(ts) != Some(Role::Writer) {
+                continue;
+            }
+            match self.commit(ts, change).await {
+                // Another node has the shard: it will do its own clean-up.
+                Ok(()) | Err(FsError::Fenced(_)) => {}
+                Err(error) => {
+                    // Said again next time; removing twice is harmless.
+                    self.let_go(|again| {
+                        again.parts.extend(letting.parts);
+                        again.inodes.extend(letting.inodes);
+                        again.blobs.extend(letting.blobs);
+                    });
+                    return Err(error);
+                }
+            }
+        }
+        for blob in letting.blobs {
+            self.cache.remove(key(blob))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,31 @@
+//! Every limit of the agent, in one table.
+
+use std::time::Duration;
+
+/// A commit is tried again this long while the controller is away; then the rename fails with EIO.
+pub const COMMIT_PATIENCE: Duration = Duration::from_secs(60);
+pub const COMMIT_RETRY_FIRST: Duration = Duration::from_millis(20);
+pub const COMMIT_RETRY_LONGEST: Duration = Duration::from_secs(2);
+pub const CONTROLLER_CONNECT: Duration = Duration::from_secs(2);
+pub const PEER_CONNECT: Duration = Duration::from_secs(2);
+pub const HEARTBEAT: Duration = Duration::from_secs(1);
+pub const RECONNECT_FIRST: Duration = Duration::from_millis(100);
+pub const RECONNECT_LONGEST: Duration = Duration::from_secs(3);
+/// How often names that were let go of are reported.
+pub const LETTING_GO: Duration = Duration::from_millis(500);
+/// How often settled parts are looked for.
+pub const SETTLE_SCAN: Duration = Duration::from_millis(500);
+/// A part of this size is uploaded at once: it will rarely be merged again soon.
+pub const SETTLED_BYTES: u64 = 64 << 20;
+pub const PARALLEL_UPLOADS: usize = 4;
+pub const PARALLEL_COPIES: usize = 8;
+/// Statements that run on the engine at once while it is brought in line with a view.
+pub const PARALLEL_STATEMENTS: usize = 8;
+pub const REFRESH_QUEUE: usize = 1024;
+pub const ENGINE_QUEUE: usize = 64;
+pub const BLOB_CHUNK_BYTES: usize = 1 << 20;
+pub const FUSE_THREADS: usize = 4;
+/// Read-ahead of the mount: 1 MiB measured best, INIT caps it at 128 KiB.
+pub const READ_AHEAD_KB: u32 = 1024;
+pub const GRPC_MESSAGE_BYTES: usize = 64 << 20;
+pub const ENGINE_STOP: Duration = Duration::from_secs(8);

@@ -1,0 +1,43 @@
+//! The agent's metrics; docs/METRICS.md lists them.
+
+use std::sync::LazyLock;
+
+use prometheus::{Histogram, HistogramOpts, IntCounter, IntGauge, exponential_buckets, register_histogram, register_int_counter, register_int_gauge};
+
+fn counter(name: &str, help: &str) -> IntCounter {
+    register_int_counter!(name, help).expect("metric names are unique")
+}
+
+fn gauge(name: &str, help: &str) -> IntGauge {
+    register_int_gauge!(name, help).expect("metric names are unique")
+}
+
+fn seconds(name: &str, help: &str) -> Histogram {
+    let buckets = exponential_buckets(0.0005, 2.0, 16).expect("positive buckets");
+    register_histogram!(HistogramOpts::new(name, help).buckets(buckets)).expect("metric names are unique")
+}
+
+pub static COMMITS: LazyLock<IntCounter> =
+    LazyLock::new(|| counter("moorhouse_agent_commits_total", "Changes committed to the controller"));
+pub static COMMITS_REFUSED: LazyLock<IntCounter> =
+    LazyLock::new(|| counter("moorhouse_agent_commits_refused_total", "Commits refused because another node writes the shard"));
+pub static COMMIT_SECONDS: LazyLock<Histogram> =
+    LazyLock::new(|| seconds("moorhouse_agent_commit_seconds", "From a part's rename to its answer, fsync and commit included"));
+pub static FUSE_ERRORS: LazyLock<IntCounter> =
+    LazyLock::new(|| counter("moorhouse_agent_fuse_errors_total", "File system requests that failed for a reason a person should look at"));
+pub static PEER_READ_BYTES: LazyLock<IntCounter> =
+    LazyLock::new(|| counter("moorhouse_agent_peer_read_bytes_total", "Bytes read from other agents"));
+pub static STAGED_PARTS: LazyLock<IntGauge> =
+    LazyLock::new(|| gauge("moorhouse_agent_staged_parts", "Active parts that wait for their upload"));
+pub static UPLOADED_PARTS: LazyLock<IntCounter> =
+    LazyLock::new(|| counter("moorhouse_agent_uploaded_parts_total", "Parts packed into an object and re-located"));
+pub static UPLOAD_PUTS: LazyLock<IntCounter> =
+    LazyLock::new(|| counter("moorhouse_agent_upload_puts_total", "PUT requests that uploads took"));
+pub static UPLOAD_BYTES: LazyLock<IntCounter> =
+    LazyLock::new(|| counter("moorhouse_agent_upload_bytes_total", "Bytes uploaded"));
+pub static ENGINE_STARTS: LazyLock<IntCounter> =
+    LazyLock::new(|| counter("moorhouse_agent_engine_starts_total", "Starts of the engine, the first included"));
+pub static READER_REFRESHES: LazyLock<IntCounter> =
+    LazyLock::new(|| counter("moorhouse_agent_reader_refreshes_total", "Read-only tables told to look for new parts"));
+pub static VIEWS_APPLIED: LazyLock<IntCounter> =
+    LazyLock::new(|| counter("moorhouse_agent_views_applied_total", "Views that the engine was brought in line with"));

@@ -1,0 +1,339 @@
+//! A node's life: check, register, mount, start the engine, serve; and the same backwards.
+
+use std::net::TcpListener;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use moorhouse_base::clock::SystemClock;
+use moorhouse_base::tasks::{TaskGroup, stop_signal};
+use moorhouse_base::telemetry;
+use moorhouse_cache::BlobCache;
+use moorhouse_catalog::{Incarnation, Node, NodeView, TableShard};
+use moorhouse_engine::{Admin, ClusterConfig, ClusterShard, EngineBinary, EngineConfig, SqlUser};
+use moorhouse_objects::{Objects, ObjectsUrl};
+use moorhouse_proto::agent_server::AgentServer;
+use tokio::sync::{mpsc, watch};
+use tonic::transport::Server;
+
+use crate::args::Args;
+use crate::blobs::{BlobSource, key};
+use crate::controller::{ControllerClient, Registered};
+use crate::fs::ShardFs;
+use crate::fs::fuse::{Mount, raise_read_ahead};
+use crate::limits;
+use crate::owner::{Applied, CLUSTER, EngineOwner};
+use crate::router::ShardRouter;
+use crate::service::AgentService;
+use crate::{session, tables, upload};
+
+/// The agents' own user on every engine.
+const ENGINE_ADMIN: &str = "moorhouse_agent";
+
+/// Why the agent ends, sorted by whose turn it is.
+#[derive(Debug)]
+pub enum NodeError {
+    /// The one who started it: wrong flags or surroundings. Exit code 2.
+    Setup(Vec<String>),
+    /// Something broke while it ran. Exit code 1.
+    Failed(String),
+}
+
+impl NodeError {
+    pub fn lines(&self) -> Vec<String> {
+        match self {
+            NodeError::Setup(lines) => lines.clone(),
+            NodeError::Failed(line) => vec![line.clone()],
+        }
+    }
+
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            NodeError::Setup(_) => 2,
+            NodeError::Failed(_) => 1,
+        }
+    }
+}
+
+fn setup(error: impl ToString) -> NodeError {
+    NodeError::Setup(vec![error.to_string()])
+}
+
+fn failed(error: impl ToString) -> NodeError {
+    NodeError::Failed(error.to_string())
+}
+
+/// Runs a node until SIGTERM, or until it can no longer be one.
+pub async fn run(args: Args) -> Result<(), NodeError> {
+    let binary = check(&args)?;
+    let controller = ControllerClient::new(&args.controller, args.name.clone()).map_err(setup)?;
+    let registered = controller.register(&node_record(&args)).await.map_err(setup)?;
+    let mistakes = args.mistakes(Some(registered.view.shards.get()));
+    if !mistakes.is_empty() {
+        return Err(NodeError::Setup(mistakes));
+    }
+    let view = Arc::new(registered.view.clone());
+    let source = open_bytes(&args, &view, &controller).await?;
+    let (refresh, refreshes) = mpsc::channel(limits::REFRESH_QUEUE);
+    let clock = Arc::new(SystemClock);
+    let fs = Arc::new(ShardFs::new(args.name.clone(), source, controller.clone(), clock, refresh));
+    fs.apply_view(&view).map_err(failed)?;
+    let mount = mount(&args, &fs)?;
+    let served = serve(&args, binary, registered, controller, fs.clone(), refreshes).await;
+    if let Err(error) = fs.flush_letting().await {
+        tracing::warn!(%error, "what the engine let go of last was not reported; it comes back covered");
+    }
+    let unmounted = tokio::task::spawn_blocking(move || mount.unmount()).await;
+    match unmounted {
+        Ok(Ok(())) => tracing::info!("unmounted"),
+        Ok(Err(error)) => tracing::error!(%error, "the mount did not go cleanly"),
+        Err(error) => tracing::error!(%error, "the mount's thread broke"),
+    }
+    served
+}
+
+/// Everything that can be found wrong before another process is involved.
+fn check(args: &Args) -> Result<EngineBinary, NodeError> {
+    let mut mistakes = args.mistakes(None);
+    if !Path::new("/dev/fuse").exists() {
+        mistakes.push(
+            "/dev/fuse is missing: load the fuse module (modprobe fuse), and give a container the device".to_string(),
+        );
+    }
+    clean_stale_mount(&args.mount, &mut mistakes);
+    for dir in [&args.data, &args.mount] {
+        if let Err(error) = std::fs::create_dir_all(dir) {
+            mistakes.push(format!("cannot make {}: {error}", dir.display()));
+        }
+    }
+    let ports = [
+        ("--listen", args.listen.port()),
+        ("--metrics", args.metrics.port()),
+        ("--engine-http-port", args.engine_http_port),
+        ("--engine-native-port", args.engine_native_port),
+    ];
+    for (flag, port) in ports {
+        if let Err(error) = TcpListener::bind((args.listen.ip(), port)) {
+            mistakes.push(format!("port {port} ({flag}) cannot be used: {error}; choose another one with {flag}"));
+        }
+    }
+    match EngineBinary::find(&args.engine) {
+        Ok(binary) if mistakes.is_empty() => Ok(binary),
+        Ok(_) => Err(NodeError::Setup(mistakes)),
+        Err(error) => {
+            mistakes.push(error.to_string());
+            Err(NodeError::Setup(mistakes))
+        }
+    }
+}
+
+/// A mount that an agent left behind when it died answers everything with ENOTCONN.
+fn clean_stale_mount(at: &Path, mistakes: &mut Vec<String>) {
+    let stale = std::fs::metadata(at).is_err_and(|error| error.raw_os_error() == Some(libc::ENOTCONN));
+    if !stale {
+        return;
+    }
+    tracing::warn!(mount = %at.display(), "cleaning up the mount of an agent that died");
+    if let Err(error) = nix::mount::umount2(at, nix::mount::MntFlags::MNT_DETACH) {
+        mistakes.push(format!("{} is a stale mount and cannot be cleaned up: {error}; run umount -l on it", at.display()));
+    }
+}
+
+fn node_record(args: &Args) -> Node {
+    let host = args.host();
+    Node {
+        name: args.name.clone(),
+        group: args.group.clone(),
+        agent_address: format!("{host}:{}", args.listen.port()),
+        engine_http: format!("{host}:{}", args.engine_http_port),
+        engine_native: format!("{host}:{}", args.engine_native_port),
+        incarnation: Incarnation(0),
+        draining: false,
+    }
+}
+
+/// Opens the bucket and the SSD, and compares the SSD with what the catalog believes to be on it.
+async fn open_bytes(args: &Args, view: &NodeView, controller: &ControllerClient) -> Result<BlobSource, NodeError> {
+    let url: ObjectsUrl = view.objects_url.parse().map_err(setup)?;
+    let objects = Objects::open(&url).await.map_err(setup)?;
+    objects.claim(view.warehouse.0).await.map_err(setup)?;
+    let dir = args.data.join("blobs");
+    let cache = BlobCache::open(&dir, args.cache_bytes).map_err(setup)?;
+    let staged = controller.staged().await.map_err(|status| failed(status.message()))?;
+    let wanted: std::collections::HashSet<_> = staged.iter().map(|blob| key(*blob)).collect();
+    let mut leftovers = 0;
+    for found in cache.staged_keys() {
+        if !wanted.contains(&found) {
+            cache.remove(found).map_err(failed)?;
+            leftovers += 1;
+        }
+    }
+    let lost = wanted.iter().filter(|blob| cache.lookup(**blob).is_none()).count();
+    if lost > 0 {
+        tracing::error!(lost, "staged files are missing on this volume: the parts that they belong to cannot be read");
+    }
+    tracing::info!(staged = staged.len(), leftovers, "the SSD agrees with the catalog");
+    let source = BlobSource::new(cache, objects);
+    source.apply_view(view);
+    Ok(source)
+}
+
+fn mount(args: &Args, fs: &Arc<ShardFs>) -> Result<Mount, NodeError> {
+    let name = format!("moorhouse:{}", args.name);
+    let mount = Mount::new(fs.clone(), &args.mount, &name, tokio::runtime::Handle::current())
+        .map_err(|error| setup(format!("cannot mount {}: {error}; is /dev/fuse usable here?", args.mount.display())))?;
+    if let Err(error) = raise_read_ahead(&args.mount) {
+        tracing::warn!(%error, "the mount's read-ahead stays at the kernel's default");
+    }
+    if !mount.has_passthrough() {
+        tracing::warn!("no kernel passthrough (it takes CAP_SYS_ADMIN and a 6.9 kernel): the agent serves all reads itself");
+    }
+    Ok(mount)
+}
+
+async fn serve(
+    args: &Args,
+    binary: EngineBinary,
+    registered: Registered,
+    controller: ControllerClient,
+    fs: Arc<ShardFs>,
+    refresh: mpsc::Receiver<TableShard>,
+) -> Result<(), NodeError> {
+    let tasks = TaskGroup::new();
+    let view = Arc::new(registered.view);
+    let (views, view_changes) = watch::channel(view.clone());
+    let (applied, applied_changes) = watch::channel(Applied::default());
+    let (commands, command_queue) = mpsc::channel(limits::ENGINE_QUEUE);
+    let router = ShardRouter::start(args.router_port_base, view.shards, &tasks).await.map_err(|error| {
+        setup(format!("shard router: {error}; choose a free range of {} ports with --router-port-base", view.shards.get()))
+    })?;
+    route(&router, &view);
+    let service = AgentService {
+        source: fs.source.clone(),
+        controller: controller.clone(),
+        commands,
+        views: view_changes.clone(),
+        router: router.clone(),
+        arriving: std::sync::Mutex::default(),
+    };
+    start_service(args, service, &tasks);
+    let owner = EngineOwner {
+        binary,
+        config: engine_config(args, &view),
+        mount: args.mount.clone(),
+        fs: fs.clone(),
+        commands: command_queue,
+        views: view_changes.clone(),
+        refresh,
+        applied,
+        stop: tasks.token(),
+    };
+    let mut engine = tokio::spawn(owner.run());
+    let upload_stop = tasks.token();
+    tasks.spawn_uncancelled("upload", upload::run(fs.clone(), Duration::from_millis(args.settle_ms), upload_stop));
+    tasks.spawn("letting-go", let_go(fs.clone()));
+    tasks.spawn("routes", follow_routes(router, view_changes.clone()));
+    tasks.spawn("changelog", session::follow(controller.clone(), fs.clone()));
+    let ready = applied_changes.clone();
+    let (metrics_address, metrics_tasks) = (args.metrics, tasks.clone());
+    tasks.spawn("ready", async move { announce_when_ready(ready, metrics_address, &metrics_tasks).await });
+    let keeping = session::keep(controller, args.name.clone(), fs, views, applied_changes);
+
+    let outcome = tokio::select! {
+        () = stop_signal() => Ok(()),
+        superseded = keeping => Err(failed(superseded)),
+        ended = &mut engine => return Err(engine_ended(ended)),
+    };
+    tracing::info!("stopping");
+    let clean = tasks.shutdown(limits::ENGINE_STOP).await;
+    match engine.await {
+        Ok(Ok(())) if clean => outcome,
+        Ok(Ok(())) => outcome.and(Err(failed("some tasks did not end in time"))),
+        Ok(Err(error)) => outcome.and(Err(failed(error))),
+        Err(error) => outcome.and(Err(failed(error))),
+    }
+}
+
+fn engine_ended(ended: Result<Result<(), moorhouse_engine::EngineError>, tokio::task::JoinError>) -> NodeError {
+    match ended {
+        Ok(Ok(())) => failed("the engine's owner ended by itself"),
+        Ok(Err(error)) => failed(error),
+        Err(error) => failed(error),
+    }
+}
+
+fn start_service(args: &Args, service: AgentService, tasks: &TaskGroup) {
+    let server = AgentServer::new(service)
+        .max_decoding_message_size(limits::GRPC_MESSAGE_BYTES)
+        .max_encoding_message_size(limits::GRPC_MESSAGE_BYTES);
+    let (address, stop) = (args.listen, tasks.token());
+    tasks.spawn("service", async move {
+        let served = Server::builder().add_service(server).serve_with_shutdown(address, stop.cancelled_owned()).await;
+        if let Err(error) = served {
+            tracing::error!(%error, "the agent's service ended");
+        }
+    });
+}
+
+async fn let_go(fs: Arc<ShardFs>) {
+    let mut ticks = tokio::time::interval(limits::LETTING_GO);
+    loop {
+        ticks.tick().await;
+        if let Err(error) = fs.flush_letting().await {
+            tracing::warn!(%error, "removed names are not reported yet");
+        }
+        fs.prune_retired();
+    }
+}
+
+async fn follow_routes(router: ShardRouter, mut views: watch::Receiver<Arc<NodeView>>) {
+    while views.changed().await.is_ok() {
+        let view = views.borrow_and_update().clone();
+        route(&router, &view);
+    }
+}
+
+fn route(router: &ShardRouter, view: &NodeView) {
+    for assignment in &view.assignments {
+        if let Some(node) = view.nodes.iter().find(|node| node.name == assignment.node) {
+            router.route(assignment.shard, &node.engine_native);
+        }
+    }
+}
+
+async fn announce_when_ready(mut applied: watch::Receiver<Applied>, address: std::net::SocketAddr, tasks: &TaskGroup) {
+    if applied.wait_for(|applied| applied.revision > 0).await.is_err() {
+        return;
+    }
+    match telemetry::serve_metrics(address, tasks).await {
+        Ok(address) => tracing::info!(%address, "ready"),
+        Err(error) => tracing::error!(%address, %error, "metrics cannot be served"),
+    }
+}
+
+fn engine_config(args: &Args, view: &NodeView) -> EngineConfig {
+    let shards = view.shards.iter().map(|shard| ClusterShard {
+        host: "127.0.0.1".to_string(),
+        port: args.router_port_base + shard.0,
+        default_database: tables::shard_database(shard),
+    });
+    let users = view.users.iter().map(|user| SqlUser {
+        name: user.name.clone(),
+        password_sha256_hex: user.password_sha256_hex.clone(),
+    });
+    EngineConfig {
+        dir: args.data.join("engine"),
+        listen_host: args.listen.ip().to_string(),
+        http_port: args.engine_http_port,
+        native_port: args.engine_native_port,
+        admin: Admin { name: ENGINE_ADMIN.to_string(), password: view.engine_admin_password.clone() },
+        users: users.collect(),
+        cluster: Some(ClusterConfig {
+            name: CLUSTER.to_string(),
+            secret: view.cluster_secret.clone(),
+            shards: shards.collect(),
+        }),
+        disks_base: Some(args.mount.clone()),
+        max_memory_bytes: args.engine_memory_bytes,
+    }
+}

@@ -1,0 +1,401 @@
+//! The owner of this node's engine: the one place that starts it and changes its tables.
+//!
+//! Wanted is the newest view; present is what this task has done to the running engine; a pass brings present in line with
+//! wanted. A crashed engine starts again empty and the next pass attaches everything: its metadata is disposable.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use moorhouse_catalog::{BlobId, DdlSeq, Epoch, NodeView, ShardId, Table, TableId, TableShard};
+use moorhouse_engine::{Engine, EngineBinary, EngineConfig, EngineError, SqlClient};
+use moorhouse_proto::DescribeTableReply;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::describe;
+use crate::fs::{Role, ShardFs};
+use crate::limits;
+use crate::metrics;
+use crate::tables::{self, SCRATCH_DATABASE};
+
+/// The cluster that every Distributed table names.
+pub const CLUSTER: &str = "moorhouse";
+
+type Answer<T> = oneshot::Sender<Result<T, String>>;
+
+/// What others may ask of the engine's owner.
+pub enum Command {
+    /// Take a shard out, though the view still assigns it here: it is about to move.
+    Detach { shard: ShardId, epoch: Epoch, answer: Answer<()> },
+    /// The move was called off: the shard belongs here again.
+    Resume { shard: ShardId, answer: Answer<()> },
+    /// A view that matters now: answer when its shard is attached.
+    Attach { view: Box<NodeView>, shard: ShardId, answer: Answer<()> },
+    Describe { create_tail: String, database: String, answer: Answer<DescribeTableReply> },
+}
+
+/// What the last pass achieved, for heartbeats.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Applied {
+    pub revision: u64,
+    pub failures: Vec<(DdlSeq, String)>,
+}
+
+pub struct EngineOwner {
+    pub binary: EngineBinary,
+    pub config: EngineConfig,
+    pub mount: PathBuf,
+    pub fs: Arc<ShardFs>,
+    pub commands: mpsc::Receiver<Command>,
+    pub views: watch::Receiver<Arc<NodeView>>,
+    pub refresh: mpsc::Receiver<TableShard>,
+    pub applied: watch::Sender<Applied>,
+    pub stop: CancellationToken,
+}
+
+/// What the running engine has.
+#[derive(Default)]
+struct Present {
+    databases: BTreeSet<String>,
+    shards: BTreeSet<ShardId>,
+    attached: HashMap<TableShard, Attached>,
+    distributed: BTreeMap<TableId, (String, String)>,
+}
+
+#[derive(Clone)]
+struct Attached {
+    physical: String,
+    role: Role,
+}
+
+/// The owner's own state, which outlives an engine's crash.
+struct Wanted {
+    view: Arc<NodeView>,
+    /// Shards taken out for a move, with the epoch under which they were here.
+    leaving: HashMap<ShardId, Epoch>,
+    /// Staged blobs of shards that have left; evictable once the view shows the shard elsewhere.
+    departed: HashMap<ShardId, Vec<BlobId>>,
+}
+
+impl EngineOwner {
+    /// Runs until stopped. An engine that cannot be started ends the agent.
+    pub async fn run(mut self) -> Result<(), EngineError> {
+        let mut wanted =
+            Wanted { view: self.views.borrow_and_update().clone(), leaving: HashMap::new(), departed: HashMap::new() };
+        loop {
+            metrics::ENGINE_STARTS.inc();
+            let mut engine = Engine::start(&self.binary, &self.config).await?;
+            tracing::info!(pid = engine.pid(), "the engine answers");
+            let mut present = Present::default();
+            let ended = self.serve(&mut engine, &mut present, &mut wanted).await;
+            if ended {
+                return engine.stop(limits::ENGINE_STOP).await;
+            }
+            tracing::error!("the engine ended by itself: starting it again");
+        }
+    }
+
+    /// True when asked to stop, false when the engine is gone.
+    async fn serve(&mut self, engine: &mut Engine, present: &mut Present, wanted: &mut Wanted) -> bool {
+        let sql = engine.sql().clone();
+        let mut again = self.pass(&sql, present, wanted).await;
+        loop {
+            let retry = tokio::time::sleep(if again { Duration::from_secs(2) } else { Duration::from_secs(3600) });
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return true,
+                _ = engine.exited() => return false,
+                Some(command) = self.commands.recv() => self.obey(command, &sql, present, wanted).await,
+                Ok(()) = self.views.changed() => {
+                    let view = self.views.borrow_and_update().clone();
+                    wanted.take(view);
+                    again = self.pass(&sql, present, wanted).await;
+                }
+                Some(ts) = self.refresh.recv() => self.refresh_readers(ts, &sql, present, wanted).await,
+                () = retry => again = self.pass(&sql, present, wanted).await,
+            }
+        }
+    }
+
+    async fn obey(&mut self, command: Command, sql: &SqlClient, present: &mut Present, wanted: &mut Wanted) {
+        match command {
+            Command::Detach { shard, epoch, answer } => {
+                wanted.leaving.insert(shard, epoch);
+                let outcome = self.detach_shard(shard, sql, present, wanted).await;
+                let _ = answer.send(outcome);
+            }
+            Command::Resume { shard, answer } => {
+                if wanted.leaving.remove(&shard).is_some() {
+                    self.pass(sql, present, wanted).await;
+                }
+                let _ = answer.send(Ok(()));
+            }
+            Command::Attach { view, shard, answer } => {
+                wanted.take(Arc::from(view));
+                self.pass(sql, present, wanted).await;
+                let missing = wanted.view.tables.iter().find(|t| {
+                    !present.attached.contains_key(&TableShard { table: t.id, shard })
+                });
+                let _ = answer.send(match missing {
+                    None => Ok(()),
+                    Some(table) => Err(format!("{}.{} did not attach", table.database, table.name)),
+                });
+            }
+            Command::Describe { create_tail, database, answer } => {
+                let _ = answer.send(describe::describe(sql, &create_tail, &database).await);
+            }
+        }
+    }
+
+    /// One pass. True if something is left to be tried again.
+    async fn pass(&mut self, sql: &SqlClient, present: &mut Present, wanted: &mut Wanted) -> bool {
+        let view = wanted.effective();
+        let mut failures = Vec::new();
+        let outcome = self.bring_in_line(&view, sql, present, wanted, &mut failures).await;
+        if let Err(error) = &outcome {
+            tracing::warn!(%error, revision = %view.revision, "the engine is not in line with the view yet");
+        }
+        let failed = outcome.is_err() || !failures.is_empty();
+        if outcome.is_ok() {
+            metrics::VIEWS_APPLIED.inc();
+            self.applied.send_replace(Applied { revision: view.revision.0, failures });
+        }
+        failed
+    }
+
+    async fn bring_in_line(
+        &mut self,
+        view: &NodeView,
+        sql: &SqlClient,
+        present: &mut Present,
+        wanted: &mut Wanted,
+        failures: &mut Vec<(DdlSeq, String)>,
+    ) -> Result<(), String> {
+        self.fs.source.apply_view(view);
+        self.drop_tables(view, sql, present).await?;
+        let mine: BTreeSet<ShardId> =
+            view.assignments.iter().filter(|a| a.node == view.node).map(|a| a.shard).collect();
+        let gone: Vec<ShardId> = present.shards.difference(&mine).copied().collect();
+        for shard in gone {
+            self.detach_shard(shard, sql, present, wanted).await?;
+        }
+        wanted.release_departed(&self.fs);
+        self.fs.apply_view(view).map_err(|error| error.to_string())?;
+        self.make_databases(view, &mine, sql, present).await?;
+        self.attach_tables(view, &mine, sql, present, failures).await;
+        self.make_distributed(view, sql, present, failures).await;
+        self.drop_databases(view, sql, present).await
+    }
+
+    async fn drop_tables(&self, view: &NodeView, sql: &SqlClient, present: &mut Present) -> Result<(), String> {
+        let wanted: HashSet<TableId> = view.tables.iter().map(|t| t.id).collect();
+        let named: HashMap<TableId, (&str, &str)> =
+            view.tables.iter().map(|t| (t.id, (t.database.as_str(), t.name.as_str()))).collect();
+        let stale: Vec<TableId> = present
+            .distributed
+            .iter()
+            .filter(|(id, (database, name))| named.get(*id) != Some(&(database.as_str(), name.as_str())))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in stale {
+            let (database, name) = &present.distributed[&id];
+            run(sql, &tables::drop_user_table(database, name)).await?;
+            present.distributed.remove(&id);
+        }
+        let gone: Vec<(TableShard, String)> = present
+            .attached
+            .iter()
+            .filter(|(ts, _)| !wanted.contains(&ts.table))
+            .map(|(ts, attached)| (*ts, attached.physical.clone()))
+            .collect();
+        for (ts, physical) in &gone {
+            run(sql, &tables::drop_shard_table(physical, ts.shard)).await?;
+            present.attached.remove(ts);
+        }
+        for table in gone.iter().map(|(ts, _)| ts.table).collect::<HashSet<_>>() {
+            self.fs.unmount_table(table);
+        }
+        Ok(())
+    }
+
+    /// Takes a shard's tables out, one by one, then the empty database: nothing of the data is touched.
+    async fn detach_shard(
+        &self,
+        shard: ShardId,
+        sql: &SqlClient,
+        present: &mut Present,
+        wanted: &mut Wanted,
+    ) -> Result<(), String> {
+        let here = present.attached.iter().filter(|(ts, _)| ts.shard == shard);
+        let statements = here.map(|(ts, attached)| (*ts, tables::detach(&attached.physical, shard))).collect();
+        for (ts, outcome) in run_all(sql, statements).await {
+            outcome?;
+            present.attached.remove(&ts);
+        }
+        if present.shards.contains(&shard) {
+            run(sql, &tables::drop_database(&tables::shard_database(shard))).await?;
+            present.shards.remove(&shard);
+        }
+        wanted.departed.entry(shard).or_default().extend(self.fs.unmount_shard(shard));
+        Ok(())
+    }
+
+    async fn make_databases(
+        &self,
+        view: &NodeView,
+        mine: &BTreeSet<ShardId>,
+        sql: &SqlClient,
+        present: &mut Present,
+    ) -> Result<(), String> {
+        if present.databases.insert(SCRATCH_DATABASE.to_string()) {
+            run(sql, &tables::create_database(SCRATCH_DATABASE)).await?;
+        }
+        for database in &view.databases {
+            if !present.databases.contains(database.name.as_str()) {
+                run(sql, &tables::create_database(database.name.as_str())).await?;
+                present.databases.insert(database.name.to_string());
+            }
+        }
+        for shard in mine {
+            if !present.shards.contains(shard) {
+                run(sql, &tables::create_database(&tables::shard_database(*shard))).await?;
+                present.shards.insert(*shard);
+            }
+        }
+        Ok(())
+    }
+
+    async fn attach_tables(
+        &self,
+        view: &NodeView,
+        mine: &BTreeSet<ShardId>,
+        sql: &SqlClient,
+        present: &mut Present,
+        failures: &mut Vec<(DdlSeq, String)>,
+    ) {
+        let mount = self.mount.to_string_lossy();
+        let pairs = view.tables.iter().flat_map(|table| mine.iter().map(move |shard| (table, *shard)));
+        let mut statements = Vec::new();
+        for (table, shard) in pairs {
+            let ts = TableShard { table: table.id, shard };
+            if present.attached.contains_key(&ts) {
+                continue;
+            }
+            let (role, statement) = if table.owner == view.group {
+                (Role::Writer, tables::attach_writer(table, shard, &mount))
+            } else {
+                (Role::Reader, tables::attach_reader(table, shard, &mount))
+            };
+            let attached = Attached { physical: table.physical.clone(), role };
+            statements.push(((ts, attached, table.ddl_seq), statement));
+        }
+        for ((ts, attached, ddl_seq), outcome) in run_all(sql, statements).await {
+            match outcome {
+                Ok(()) => drop(present.attached.insert(ts, attached)),
+                Err(error) => failures.push((ddl_seq, error)),
+            }
+        }
+    }
+
+    async fn make_distributed(
+        &self,
+        view: &NodeView,
+        sql: &SqlClient,
+        present: &mut Present,
+        failures: &mut Vec<(DdlSeq, String)>,
+    ) {
+        for table in view.tables.iter().filter(|t| !present.distributed.contains_key(&t.id)).collect::<Vec<_>>() {
+            let mut outcome = Ok(());
+            for statement in tables::create_distributed(table, CLUSTER) {
+                if outcome.is_ok() {
+                    outcome = run(sql, &statement).await;
+                }
+            }
+            match outcome {
+                Ok(()) => {
+                    present.distributed.insert(table.id, (table.database.to_string(), table.name.to_string()));
+                }
+                Err(error) => failures.push((table.ddl_seq, error)),
+            }
+        }
+    }
+
+    async fn drop_databases(&self, view: &NodeView, sql: &SqlClient, present: &mut Present) -> Result<(), String> {
+        let wanted: HashSet<&str> =
+            view.databases.iter().map(|d| d.name.as_str()).chain([SCRATCH_DATABASE]).collect();
+        let gone: Vec<String> = present.databases.iter().filter(|d| !wanted.contains(d.as_str())).cloned().collect();
+        for database in gone {
+            run(sql, &tables::drop_database(&database)).await?;
+            present.databases.remove(&database);
+        }
+        Ok(())
+    }
+
+    /// Tells readers to look again: the one that was asked for, and all others that wait in the queue.
+    async fn refresh_readers(&mut self, first: TableShard, sql: &SqlClient, present: &Present, wanted: &Wanted) {
+        let mut due = HashSet::from([first]);
+        while let Ok(next) = self.refresh.try_recv() {
+            due.insert(next);
+        }
+        let by_id: HashMap<TableId, &Table> = wanted.view.tables.iter().map(|t| (t.id, t)).collect();
+        let readers = due.into_iter().filter(|ts| present.attached.get(ts).is_some_and(|a| a.role == Role::Reader));
+        let statements: Vec<_> =
+            readers.filter_map(|ts| Some((ts, tables::refresh_reader(by_id.get(&ts.table)?, ts.shard)))).collect();
+        metrics::READER_REFRESHES.inc_by(statements.len() as u64);
+        for (ts, outcome) in run_all(sql, statements).await {
+            if let Err(error) = outcome {
+                tracing::warn!(%ts, %error, "a reader did not refresh; its own interval will catch it");
+            }
+        }
+    }
+}
+
+impl Wanted {
+    /// A newer view replaces the one before; an older one that was on its way is ignored.
+    fn take(&mut self, view: Arc<NodeView>) {
+        if view.revision < self.view.revision {
+            return;
+        }
+        self.view = view;
+        let assignments = &self.view.assignments;
+        let node = &self.view.node;
+        self.leaving.retain(|shard, epoch| assignments.iter().any(|a| a.shard == *shard && a.node == *node && a.epoch == *epoch));
+    }
+
+    /// The view without the shards that are on their way out.
+    fn effective(&self) -> NodeView {
+        let mut view = (*self.view).clone();
+        view.assignments.retain(|a| a.node != view.node || !self.leaving.contains_key(&a.shard));
+        view
+    }
+
+    fn release_departed(&mut self, fs: &ShardFs) {
+        let elsewhere: HashSet<ShardId> =
+            self.view.assignments.iter().filter(|a| a.node != self.view.node).map(|a| a.shard).collect();
+        self.departed.retain(|shard, blobs| {
+            if elsewhere.contains(shard) {
+                fs.release_staged(blobs);
+            }
+            !elsewhere.contains(shard)
+        });
+    }
+}
+
+/// Runs independent statements a few at a time, each with the key that tells its outcome from the others'.
+async fn run_all<K>(sql: &SqlClient, statements: Vec<(K, String)>) -> Vec<(K, Result<(), String>)> {
+    let runs = statements.into_iter().map(|(key, statement)| {
+        let sql = sql.clone();
+        async move { (key, run(&sql, &statement).await) }
+    });
+    futures::stream::iter(runs).buffer_unordered(limits::PARALLEL_STATEMENTS).collect().await
+}
+
+async fn run(sql: &SqlClient, statement: &str) -> Result<(), String> {
+    sql.execute(statement).await.map_err(|error| {
+        tracing::debug!(statement, %error, "a statement failed");
+        error.to_string()
+    })
+}
