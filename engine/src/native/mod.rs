@@ -1,1 +1,0 @@
-//! Framing of the native protocol.
