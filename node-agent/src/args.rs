@@ -68,7 +68,10 @@ impl Args {
             ));
         }
         if self.cache_bytes < 64 << 20 {
-            found.push(format!("--cache-bytes {} is too small to stage a part: give at least 67108864", self.cache_bytes));
+            found.push(format!(
+                "--cache-bytes {} is too small to stage a part: give at least 67108864",
+                self.cache_bytes
+            ));
         }
         if let Some(shards) = shards
             && self.router_port_base.checked_add(shards).is_none()

@@ -63,7 +63,9 @@ impl BlobSource {
                     let peer = Peer { address: node.agent_address.clone(), channel };
                     peers.insert(node.name.clone(), peer);
                 }
-                Err(error) => tracing::error!(node = %node.name, address = node.agent_address, %error, "not an address"),
+                Err(error) => {
+                    tracing::error!(node = %node.name, address = node.agent_address, %error, "not an address")
+                }
             }
         }
     }

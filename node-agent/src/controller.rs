@@ -1,7 +1,7 @@
 //! The agent's side of the controller: one connection, retried with back-off, errors sorted by what to do about them.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use moorhouse_catalog::{
@@ -79,7 +79,10 @@ impl ControllerClient {
                     pause.wait().await;
                 }
                 Err(status) => {
-                    return Err(ControllerError::Refused { url: self.url.clone(), message: status.message().to_string() });
+                    return Err(ControllerError::Refused {
+                        url: self.url.clone(),
+                        message: status.message().to_string(),
+                    });
                 }
             }
         }

@@ -6,16 +6,16 @@
 //! [`service`] (what others call).
 
 pub mod args;
-pub mod node;
-pub mod controller;
-pub mod session;
-pub mod fs;
 pub mod blobs;
-pub mod upload;
-pub mod tables;
+pub mod controller;
 pub mod describe;
+pub mod fs;
+pub mod limits;
+pub mod metrics;
+pub mod node;
 pub mod owner;
 pub mod router;
 pub mod service;
-pub mod limits;
-pub mod metrics;
+pub mod session;
+pub mod tables;
+pub mod upload;

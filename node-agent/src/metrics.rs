@@ -2,7 +2,10 @@
 
 use std::sync::LazyLock;
 
-use prometheus::{Histogram, HistogramOpts, IntCounter, IntGauge, exponential_buckets, register_histogram, register_int_counter, register_int_gauge};
+use prometheus::{
+    Histogram, HistogramOpts, IntCounter, IntGauge, exponential_buckets, register_histogram, register_int_counter,
+    register_int_gauge,
+};
 
 fn counter(name: &str, help: &str) -> IntCounter {
     register_int_counter!(name, help).expect("metric names are unique")
@@ -19,12 +22,18 @@ fn seconds(name: &str, help: &str) -> Histogram {
 
 pub static COMMITS: LazyLock<IntCounter> =
     LazyLock::new(|| counter("moorhouse_agent_commits_total", "Changes committed to the controller"));
-pub static COMMITS_REFUSED: LazyLock<IntCounter> =
-    LazyLock::new(|| counter("moorhouse_agent_commits_refused_total", "Commits refused because another node writes the shard"));
-pub static COMMIT_SECONDS: LazyLock<Histogram> =
-    LazyLock::new(|| seconds("moorhouse_agent_commit_seconds", "From a part's rename to its answer, fsync and commit included"));
-pub static FUSE_ERRORS: LazyLock<IntCounter> =
-    LazyLock::new(|| counter("moorhouse_agent_fuse_errors_total", "File system requests that failed for a reason a person should look at"));
+pub static COMMITS_REFUSED: LazyLock<IntCounter> = LazyLock::new(|| {
+    counter("moorhouse_agent_commits_refused_total", "Commits refused because another node writes the shard")
+});
+pub static COMMIT_SECONDS: LazyLock<Histogram> = LazyLock::new(|| {
+    seconds("moorhouse_agent_commit_seconds", "From a part's rename to its answer, fsync and commit included")
+});
+pub static FUSE_ERRORS: LazyLock<IntCounter> = LazyLock::new(|| {
+    counter(
+        "moorhouse_agent_fuse_errors_total",
+        "File system requests that failed for a reason a person should look at",
+    )
+});
 pub static PEER_READ_BYTES: LazyLock<IntCounter> =
     LazyLock::new(|| counter("moorhouse_agent_peer_read_bytes_total", "Bytes read from other agents"));
 pub static STAGED_PARTS: LazyLock<IntGauge> =

@@ -135,7 +135,8 @@ fn clean_stale_mount(at: &Path, mistakes: &mut Vec<String>) {
     }
     tracing::warn!(mount = %at.display(), "cleaning up the mount of an agent that died");
     if let Err(error) = nix::mount::umount2(at, nix::mount::MntFlags::MNT_DETACH) {
-        mistakes.push(format!("{} is a stale mount and cannot be cleaned up: {error}; run umount -l on it", at.display()));
+        mistakes
+            .push(format!("{} is a stale mount and cannot be cleaned up: {error}; run umount -l on it", at.display()));
     }
 }
 
@@ -186,7 +187,9 @@ fn mount(args: &Args, fs: &Arc<ShardFs>) -> Result<Mount, NodeError> {
         tracing::warn!(%error, "the mount's read-ahead stays at the kernel's default");
     }
     if !mount.has_passthrough() {
-        tracing::warn!("no kernel passthrough (it takes CAP_SYS_ADMIN and a 6.9 kernel): the agent serves all reads itself");
+        tracing::warn!(
+            "no kernel passthrough (it takes CAP_SYS_ADMIN and a 6.9 kernel): the agent serves all reads itself"
+        );
     }
     Ok(mount)
 }
@@ -205,7 +208,10 @@ async fn serve(
     let (applied, applied_changes) = watch::channel(Applied::default());
     let (commands, command_queue) = mpsc::channel(limits::ENGINE_QUEUE);
     let router = ShardRouter::start(args.router_port_base, view.shards, &tasks).await.map_err(|error| {
-        setup(format!("shard router: {error}; choose a free range of {} ports with --router-port-base", view.shards.get()))
+        setup(format!(
+            "shard router: {error}; choose a free range of {} ports with --router-port-base",
+            view.shards.get()
+        ))
     })?;
     route(&router, &view);
     let service = AgentService {
@@ -317,10 +323,10 @@ fn engine_config(args: &Args, view: &NodeView) -> EngineConfig {
         port: args.router_port_base + shard.0,
         default_database: tables::shard_database(shard),
     });
-    let users = view.users.iter().map(|user| SqlUser {
-        name: user.name.clone(),
-        password_sha256_hex: user.password_sha256_hex.clone(),
-    });
+    let users = view
+        .users
+        .iter()
+        .map(|user| SqlUser { name: user.name.clone(), password_sha256_hex: user.password_sha256_hex.clone() });
     EngineConfig {
         dir: args.data.join("engine"),
         listen_host: args.listen.ip().to_string(),

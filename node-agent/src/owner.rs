@@ -29,12 +29,27 @@ type Answer<T> = oneshot::Sender<Result<T, String>>;
 /// What others may ask of the engine's owner.
 pub enum Command {
     /// Take a shard out, though the view still assigns it here: it is about to move.
-    Detach { shard: ShardId, epoch: Epoch, answer: Answer<()> },
+    Detach {
+        shard: ShardId,
+        epoch: Epoch,
+        answer: Answer<()>,
+    },
     /// The move was called off: the shard belongs here again.
-    Resume { shard: ShardId, answer: Answer<()> },
+    Resume {
+        shard: ShardId,
+        answer: Answer<()>,
+    },
     /// A view that matters now: answer when its shard is attached.
-    Attach { view: Box<NodeView>, shard: ShardId, answer: Answer<()> },
-    Describe { create_tail: String, database: String, answer: Answer<DescribeTableReply> },
+    Attach {
+        view: Box<NodeView>,
+        shard: ShardId,
+        answer: Answer<()>,
+    },
+    Describe {
+        create_tail: String,
+        database: String,
+        answer: Answer<DescribeTableReply>,
+    },
 }
 
 /// What the last pass achieved, for heartbeats.
@@ -136,9 +151,11 @@ impl EngineOwner {
             Command::Attach { view, shard, answer } => {
                 wanted.take(Arc::from(view));
                 self.pass(sql, present, wanted).await;
-                let missing = wanted.view.tables.iter().find(|t| {
-                    !present.attached.contains_key(&TableShard { table: t.id, shard })
-                });
+                let missing = wanted
+                    .view
+                    .tables
+                    .iter()
+                    .find(|t| !present.attached.contains_key(&TableShard { table: t.id, shard }));
                 let _ = answer.send(match missing {
                     None => Ok(()),
                     Some(table) => Err(format!("{}.{} did not attach", table.database, table.name)),
@@ -324,8 +341,7 @@ impl EngineOwner {
     }
 
     async fn drop_databases(&self, view: &NodeView, sql: &SqlClient, present: &mut Present) -> Result<(), String> {
-        let wanted: HashSet<&str> =
-            view.databases.iter().map(|d| d.name.as_str()).chain([SCRATCH_DATABASE]).collect();
+        let wanted: HashSet<&str> = view.databases.iter().map(|d| d.name.as_str()).chain([SCRATCH_DATABASE]).collect();
         let gone: Vec<String> = present.databases.iter().filter(|d| !wanted.contains(d.as_str())).cloned().collect();
         for database in gone {
             run(sql, &tables::drop_database(&database)).await?;
@@ -362,7 +378,9 @@ impl Wanted {
         self.view = view;
         let assignments = &self.view.assignments;
         let node = &self.view.node;
-        self.leaving.retain(|shard, epoch| assignments.iter().any(|a| a.shard == *shard && a.node == *node && a.epoch == *epoch));
+        self.leaving.retain(|shard, epoch| {
+            assignments.iter().any(|a| a.shard == *shard && a.node == *node && a.epoch == *epoch)
+        });
     }
 
     /// The view without the shards that are on their way out.

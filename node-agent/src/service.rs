@@ -125,7 +125,10 @@ impl Agent for AgentService {
 }
 
 impl AgentService {
-    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<Result<T, String>>) -> Command) -> Result<Result<T, String>, Status> {
+    async fn ask<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<Result<T, String>>) -> Command,
+    ) -> Result<Result<T, String>, Status> {
         let (answer, answered) = oneshot::channel();
         let gone = |_| Status::unavailable("the engine is starting or stopping");
         self.commands.send(command(answer)).await.map_err(|_| gone(()))?;
@@ -137,8 +140,10 @@ impl AgentService {
         let mut staged: HashMap<BlobId, RemoteBlob> = HashMap::new();
         for table in ShardFs::written_tables(view) {
             let snapshot = self.controller.snapshot(TableShard { table, shard }).await.map_err(internal)?;
-            let active: HashSet<&str> = parts::active(snapshot.parts.iter().map(|m| m.part.as_str())).into_iter().collect();
-            let lasting = snapshot.parts.iter().filter(|m| active.contains(m.part.as_str()) || m.part.as_str().contains('/'));
+            let active: HashSet<&str> =
+                parts::active(snapshot.parts.iter().map(|m| m.part.as_str())).into_iter().collect();
+            let lasting =
+                snapshot.parts.iter().filter(|m| active.contains(m.part.as_str()) || m.part.as_str().contains('/'));
             for file in lasting.flat_map(|m| &m.files) {
                 if matches!(&file.location, Location::Staged { node } if *node != view.node) {
                     let remote = RemoteBlob { blob: file.blob, bytes: file.bytes, location: file.location.clone() };

@@ -33,7 +33,9 @@ pub async fn keep(
     loop {
         match one_session(&controller, &node, &fs, &views, applied.clone(), &mut pause).await {
             Ok(()) => tracing::warn!("the controller ended the session"),
-            Err(status) if status.code() == Code::FailedPrecondition => return Superseded(status.message().to_string()),
+            Err(status) if status.code() == Code::FailedPrecondition => {
+                return Superseded(status.message().to_string());
+            }
             Err(status) => tracing::warn!(error = status.message(), "no session with the controller"),
         }
         pause.wait().await;
@@ -126,7 +128,8 @@ async fn follow_once(controller: &ControllerClient, fs: &ShardFs, pause: &mut Ba
     let mut stream = controller.watch_changelog().await?;
     // From here on nothing new is missed; what was missed before is fetched.
     let readers = futures::stream::iter(fs.loaded(Role::Reader));
-    let caught_up = readers.map(|ts| async move { (ts, fs.catch_up(ts).await) }).buffer_unordered(limits::PARALLEL_COPIES);
+    let caught_up =
+        readers.map(|ts| async move { (ts, fs.catch_up(ts).await) }).buffer_unordered(limits::PARALLEL_COPIES);
     for (ts, outcome) in caught_up.collect::<Vec<_>>().await {
         if let Err(error) = outcome {
             tracing::warn!(%ts, %error, "a reader could not catch up");

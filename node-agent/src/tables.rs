@@ -142,7 +142,10 @@ mod tests {
     #[test]
     fn settings_are_continued_not_repeated() {
         let sql = attach_writer(&table(), ShardId(2), "/m");
-        assert!(sql.contains("index_granularity = 8192, disk = disk(name = 'shard_2', type = 'local', path = '/m/2/')"), "{sql}");
+        assert!(
+            sql.contains("index_granularity = 8192, disk = disk(name = 'shard_2', type = 'local', path = '/m/2/')"),
+            "{sql}"
+        );
         let plain = Table { engine_full: "MergeTree ORDER BY a".into(), ..table() };
         assert!(attach_writer(&plain, ShardId(2), "/m").contains("ORDER BY a SETTINGS disk = "));
     }
@@ -156,7 +159,8 @@ mod tests {
 
     #[test]
     fn the_column_list_ends_at_its_own_parenthesis() {
-        let sql = "CREATE TABLE s.d (`a)` Decimal(15, 2) DEFAULT ')\\'(', INDEX i (a, b) TYPE minmax) ENGINE = MergeTree(x)";
+        let sql =
+            "CREATE TABLE s.d (`a)` Decimal(15, 2) DEFAULT ')\\'(', INDEX i (a, b) TYPE minmax) ENGINE = MergeTree(x)";
         assert_eq!(column_list(sql), Some("(`a)` Decimal(15, 2) DEFAULT ')\\'(', INDEX i (a, b) TYPE minmax)"));
         assert_eq!(column_list("CREATE TABLE s.d (`a` UInt8"), None);
     }

@@ -75,9 +75,10 @@ impl From<CacheError> for FsError {
             CacheError::Fetch { .. } | CacheError::WrongLength { .. } | CacheError::WrongChecksum { .. } => {
                 FsError::Unavailable(error.to_string())
             }
-            CacheError::NoBlob { .. } | CacheError::Exists { .. } | CacheError::InUse { .. } | CacheError::Io { .. } => {
-                FsError::Cache(error)
-            }
+            CacheError::NoBlob { .. }
+            | CacheError::Exists { .. }
+            | CacheError::InUse { .. }
+            | CacheError::Io { .. } => FsError::Cache(error),
         }
     }
 }

@@ -13,10 +13,10 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use fuser::{
-    BackingId, BackgroundSession, BsdFileFlags, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation,
-    INodeNo, InitFlags, KernelConfig, LockOwner, MountOption, Notifier, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr,
-    ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, Request, Session,
-    SessionACL, TimeOrNow, WriteFlags,
+    BackgroundSession, BackingId, BsdFileFlags, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags,
+    Generation, INodeNo, InitFlags, KernelConfig, LockOwner, MountOption, Notifier, OpenAccMode, OpenFlags,
+    RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs,
+    ReplyWrite, Request, Session, SessionACL, TimeOrNow, WriteFlags,
 };
 use tokio::runtime::Handle as Runtime;
 
@@ -36,7 +36,10 @@ const BLOCK: u32 = 4096;
 enum Handle {
     Small,
     /// The kernel reads and writes the backing file itself; we keep it registered.
-    Passthrough { _backing: Arc<BackingId>, file: File },
+    Passthrough {
+        _backing: Arc<BackingId>,
+        file: File,
+    },
     Local(File),
     Remote(RemoteBlob),
     Dir(Vec<Entry>),
@@ -159,15 +162,8 @@ impl Door {
 
     /// Remembered by the kernel as "no such name".
     fn negative(&self) -> FileAttr {
-        let absent = Attributes {
-            ino: Ino(0),
-            is_dir: false,
-            bytes: 0,
-            mode: 0,
-            nlink: 0,
-            mtime: UNIX_EPOCH,
-            ttl: LONG_TTL,
-        };
+        let absent =
+            Attributes { ino: Ino(0), is_dir: false, bytes: 0, mode: 0, nlink: 0, mtime: UNIX_EPOCH, ttl: LONG_TTL };
         self.attr(&absent)
     }
 
@@ -251,7 +247,9 @@ impl Door {
     fn answer_lookup(&self, parent: INodeNo, name: &str, reply: ReplyEntry) {
         match self.fs.lookup(Ino(parent.0), name) {
             Ok(a) => reply.entry_with_ttls(&LONG_TTL, &a.ttl, &self.attr(&a), GENERATION),
-            Err(FsError::Tree(super::tree::TreeError::NotFound)) => reply.entry(&LONG_TTL, &self.negative(), GENERATION),
+            Err(FsError::Tree(super::tree::TreeError::NotFound)) => {
+                reply.entry(&LONG_TTL, &self.negative(), GENERATION)
+            }
             Err(error) => reply.error(errno(&error, "lookup", parent)),
         }
     }

@@ -136,7 +136,8 @@ impl ShardFs {
     pub fn prune_retired(&self) {
         let due: Vec<_> = {
             let mut retired = self.retired.lock().expect("lock");
-            let due: Vec<_> = retired.iter().filter(|(_, at)| at.elapsed() > RETIRED_KEPT).map(|(k, _)| k.clone()).collect();
+            let due: Vec<_> =
+                retired.iter().filter(|(_, at)| at.elapsed() > RETIRED_KEPT).map(|(k, _)| k.clone()).collect();
             for key in &due {
                 retired.remove(key);
             }

@@ -6,15 +6,15 @@
 //! Rules: no lock is held over I/O or an await; a kernel notification is sent only without a lock; lock order is
 //! `mounted`, then `tree`.
 
-pub mod place;
-pub mod tree;
-pub mod load;
-pub mod rename;
-pub mod ops;
-pub mod settle;
-pub mod io;
 pub mod error;
 pub mod fuse;
+pub mod io;
+pub mod load;
+pub mod ops;
+pub mod place;
+pub mod rename;
+pub mod settle;
+pub mod tree;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, OnceLock, RwLock};
@@ -119,9 +119,16 @@ impl ShardFs {
                 mounted.roles.insert(table.id, role);
             }
             let mut tree = self.tree.write().expect("lock");
-            for shard in mounted.epochs.keys().filter(|s| view.assignments.iter().any(|a| a.shard == **s && a.node == self.node)) {
+            for shard in
+                mounted.epochs.keys().filter(|s| view.assignments.iter().any(|a| a.shard == **s && a.node == self.node))
+            {
                 for table in &view.tables {
-                    show_table(&mut tree, TableShard { table: table.id, shard: *shard }, mounted.roles[&table.id], &mut made)?;
+                    show_table(
+                        &mut tree,
+                        TableShard { table: table.id, shard: *shard },
+                        mounted.roles[&table.id],
+                        &mut made,
+                    )?;
                 }
                 show_shard(&mut tree, *shard, &mut made)?;
             }
@@ -177,7 +184,8 @@ impl ShardFs {
         self.mounted.read().expect("lock").epochs.get(&shard).copied()
     }
 
-    pub(crate) fn role(&self, ts: TableShard) -> Option<Role> {
+    /// What this node may do with a table shard; None if the shard or the table is not shown here.
+    pub fn role(&self, ts: TableShard) -> Option<Role> {
         let mounted = self.mounted.read().expect("lock");
         mounted.epochs.get(&ts.shard)?;
         mounted.roles.get(&ts.table).copied()

@@ -94,7 +94,8 @@ impl ShardFs {
         {
             let retired = self.retired.lock().expect("lock");
             entries.retain(|e| {
-                place::committed_part(std::slice::from_ref(&e.name)).is_none_or(|part| !retired.contains_key(&(shard, part)))
+                place::committed_part(std::slice::from_ref(&e.name))
+                    .is_none_or(|part| !retired.contains_key(&(shard, part)))
             });
             let active: std::collections::HashSet<String> =
                 parts::active(entries.iter().map(|e| e.name.as_str())).into_iter().map(str::to_string).collect();
@@ -129,7 +130,8 @@ impl ShardFs {
     pub fn unlink(&self, parent: Ino, name: &str) -> Result<(), FsError> {
         let mut tree = self.tree.write().expect("lock");
         self.check_writable(&tree, parent, name)?;
-        let lasting = tree.place(parent)?.entry(name).and_then(|(ts, below)| Some((ts, place::committed_inode(&below)?)));
+        let lasting =
+            tree.place(parent)?.entry(name).and_then(|(ts, below)| Some((ts, place::committed_inode(&below)?)));
         let orphan = tree.unlink(parent, name, self.now())?;
         self.let_go(|letting| {
             letting.blobs.extend(orphan.map(|blob| blob.id));

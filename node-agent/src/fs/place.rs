@@ -99,9 +99,16 @@ mod tests {
 
     #[test]
     fn work_in_progress_is_never_a_committed_part() {
-        for name in ["tmp_insert_all_1_1_0", "tmp_merge_202401_1_4_1", "tmp_mut_all_1_1_0_5", "delete_tmp_all_1_1_0",
-            "detached/attaching_all_1_1_0", "detached/deleting_all_1_1_0", "moving/all_1_1_0", "detached"]
-        {
+        for name in [
+            "tmp_insert_all_1_1_0",
+            "tmp_merge_202401_1_4_1",
+            "tmp_mut_all_1_1_0_5",
+            "delete_tmp_all_1_1_0",
+            "detached/attaching_all_1_1_0",
+            "detached/deleting_all_1_1_0",
+            "moving/all_1_1_0",
+            "detached",
+        ] {
             assert_eq!(committed_part(&below(name)), None, "{name}");
         }
         for name in ["all_1_1_0", "202401_1_4_1_7", "detached/all_1_1_0", "detached/broken_all_1_1_0"] {

@@ -78,7 +78,8 @@ impl ShardFs {
     pub fn exchange(&self, from: (Ino, &str), to: (Ino, &str)) -> Result<(), FsError> {
         let mut tree = self.tree.write().expect("lock");
         let (first, second) = (tree.child(from.0, from.1)?, tree.child(to.0, to.1)?);
-        let lasting = self.classify(&tree, first, from, to)?.is_some() || self.classify(&tree, second, to, from)?.is_some();
+        let lasting =
+            self.classify(&tree, first, from, to)?.is_some() || self.classify(&tree, second, to, from)?.is_some();
         if lasting {
             return Err(FsError::Unsupported("exchanging committed names"));
         }
@@ -97,8 +98,10 @@ impl ShardFs {
             return Ok(None);
         }
         let is_dir = matches!(tree.get(ino)?.body, Body::Dir(_));
-        let part = |at: &Option<(TableShard, Vec<String>)>| at.as_ref().and_then(|(_, below)| place::committed_part(below));
-        let inode = |at: &Option<(TableShard, Vec<String>)>| at.as_ref().and_then(|(_, below)| place::committed_inode(below));
+        let part =
+            |at: &Option<(TableShard, Vec<String>)>| at.as_ref().and_then(|(_, below)| place::committed_part(below));
+        let inode =
+            |at: &Option<(TableShard, Vec<String>)>| at.as_ref().and_then(|(_, below)| place::committed_inode(below));
         let commit = Commit {
             shard,
             from: (from.0, from.1.to_string()),
@@ -117,7 +120,8 @@ impl ShardFs {
 
     fn is_covered(&self, tree: &Tree, table: Ino, part: &PartPath) -> Result<bool, FsError> {
         let Some(info) = PartInfo::parse(part.as_str()) else { return Ok(false) };
-        let covering = |name: &str| name != part.as_str() && PartInfo::parse(name).is_some_and(|other| other.covers(&info));
+        let covering =
+            |name: &str| name != part.as_str() && PartInfo::parse(name).is_some_and(|other| other.covers(&info));
         Ok(tree.entries(table)?.iter().any(|entry| entry.is_dir && covering(&entry.name)))
     }
 
@@ -163,7 +167,8 @@ impl ShardFs {
 
     /// Sends one change under the shard's present epoch.
     pub(crate) async fn commit(&self, ts: TableShard, change: PartChange) -> Result<(), FsError> {
-        let epoch = self.epoch(ts.shard).ok_or_else(|| FsError::Fenced(format!("shard {} is not mounted here", ts.shard)))?;
+        let epoch =
+            self.epoch(ts.shard).ok_or_else(|| FsError::Fenced(format!("shard {} is not mounted here", ts.shard)))?;
         self.controller.commit(ts, epoch, &change).await
     }
 

@@ -181,12 +181,26 @@ impl Tree {
         self.attach_new(parent, name, mode, now, Body::Dir(dir))
     }
 
-    pub fn make_file(&mut self, parent: Ino, name: &str, mode: u32, now: SystemTime, body: Body) -> Result<Ino, TreeError> {
+    pub fn make_file(
+        &mut self,
+        parent: Ino,
+        name: &str,
+        mode: u32,
+        now: SystemTime,
+        body: Body,
+    ) -> Result<Ino, TreeError> {
         debug_assert!(!matches!(body, Body::Dir(_)), "directories are made by make_dir");
         self.attach_new(parent, name, mode, now, body)
     }
 
-    fn attach_new(&mut self, parent: Ino, name: &str, mode: u32, now: SystemTime, body: Body) -> Result<Ino, TreeError> {
+    fn attach_new(
+        &mut self,
+        parent: Ino,
+        name: &str,
+        mode: u32,
+        now: SystemTime,
+        body: Body,
+    ) -> Result<Ino, TreeError> {
         let ino = Ino(self.next);
         let dir = self.dir_mut(parent)?;
         if dir.children.contains_key(name) {

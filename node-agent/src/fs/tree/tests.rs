@@ -42,7 +42,8 @@ fn find(tree: &Tree, path: &str) -> Ino {
 
 /// An existing path, chosen by number; directories alone if so asked (the root is "").
 fn pick(reference: &Reference, choice: usize, dirs: bool) -> String {
-    let mut paths: Vec<String> = reference.iter().filter(|(_, v)| !dirs || v.is_none()).map(|(k, _)| k.clone()).collect();
+    let mut paths: Vec<String> =
+        reference.iter().filter(|(_, v)| !dirs || v.is_none()).map(|(k, _)| k.clone()).collect();
     if dirs {
         paths.push(String::new());
     }
@@ -100,7 +101,9 @@ fn expect(reference: &mut Reference, op: &Op, next: &mut u64) -> Result<(), Tree
                 }
             }
         }
-        Op::Rename(f, d, n) => expect_rename(reference, &pick(reference, *f, false), &format!("{}/{n}", pick(reference, *d, true))),
+        Op::Rename(f, d, n) => {
+            expect_rename(reference, &pick(reference, *f, false), &format!("{}/{n}", pick(reference, *d, true)))
+        }
     }
 }
 

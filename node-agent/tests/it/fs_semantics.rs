@@ -1,0 +1,180 @@
+//! One test for each paragraph of docs/SEMANTICS.md, through the kernel.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use moorhouse_catalog::{Location, PartChange, PartPath, Version};
+use moorhouse_node_agent::fs::Role;
+
+use crate::scripted::Rig;
+
+fn errno(outcome: std::io::Result<impl Sized>) -> Option<i32> {
+    outcome.err().and_then(|error| error.raw_os_error())
+}
+
+fn names(dir: &std::path::Path) -> Vec<String> {
+    let mut names: Vec<_> =
+        fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn progress_is_local() {
+    let rig = Rig::new("etl");
+    fs::create_dir(rig.dir().join("tmp_insert_all_1_1_0")).unwrap();
+    fs::write(rig.dir().join("tmp_insert_all_1_1_0/data.bin"), b"x").unwrap();
+    assert!(names(&rig.dir()).contains(&"tmp_insert_all_1_1_0".to_string()));
+    assert!(rig.script.snapshot(rig.table).parts.is_empty());
+    let after_a_crash = Rig::with("etl", rig.script.clone(), rig.table);
+    assert_eq!(names(&after_a_crash.dir()), ["detached", "format_version.txt"]);
+}
+
+#[test]
+fn rename_commits() {
+    let rig = Rig::new("etl");
+    rig.insert("all_1_1_0", b"hello").unwrap();
+    let parts = rig.script.snapshot(rig.table).parts;
+    assert_eq!(parts.len(), 1);
+    assert_eq!((parts[0].part.as_str(), parts[0].rows), ("all_1_1_0", 7));
+    let data = parts[0].files.iter().find(|f| f.path.as_str() == "data.bin").unwrap();
+    assert_eq!(data.bytes, 5);
+    assert!(matches!(&data.location, Location::Staged { node } if node.as_str() == "etl-0"));
+    assert_eq!(fs::read(rig.dir().join("all_1_1_0/data.bin")).unwrap(), b"hello");
+    assert_eq!(names(&rig.dir().join("all_1_1_0")), ["count.txt", "data.bin"]);
+}
+
+#[test]
+fn a_fenced_rename_fails() {
+    let rig = Rig::new("etl");
+    rig.script.fenced.store(true, Ordering::SeqCst);
+    assert_eq!(errno(rig.insert("all_1_1_0", b"x")), Some(libc::EIO));
+    assert_eq!(names(&rig.dir()), ["detached", "format_version.txt", "tmp_insert_all_1_1_0"]);
+    assert!(rig.script.snapshot(rig.table).parts.is_empty());
+}
+
+#[test]
+fn a_late_controller_only_delays() {
+    let rig = Rig::new("etl");
+    assert_eq!(names(&rig.dir()).len(), 2);
+    rig.script.away.store(true, Ordering::SeqCst);
+    let script = rig.script.clone();
+    rig.runtime.spawn(async move {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        script.away.store(false, Ordering::SeqCst);
+    });
+    rig.insert("all_1_1_0", b"x").unwrap();
+    assert_eq!(rig.script.snapshot(rig.table).parts.len(), 1);
+}
+
+#[test]
+fn links_share_bytes() {
+    let rig = Rig::new("etl");
+    rig.insert("all_1_1_0", b"shared").unwrap();
+    let mutated = rig.dir().join("tmp_mut_all_1_1_0_2");
+    fs::create_dir(&mutated).unwrap();
+    fs::hard_link(rig.dir().join("all_1_1_0/data.bin"), mutated.join("data.bin")).unwrap();
+    fs::write(mutated.join("count.txt"), b"7").unwrap();
+    fs::rename(&mutated, rig.dir().join("all_1_1_0_2")).unwrap();
+    let parts = rig.script.snapshot(rig.table).parts;
+    let blob = |part: &str| {
+        let manifest = parts.iter().find(|m| m.part.as_str() == part).unwrap();
+        manifest.files.iter().find(|f| f.path.as_str() == "data.bin").unwrap().blob
+    };
+    assert_eq!(blob("all_1_1_0"), blob("all_1_1_0_2"));
+    remove_part(&rig, "all_1_1_0");
+    rig.runtime.block_on(rig.fs.flush_letting()).unwrap();
+    assert_eq!(fs::read(rig.dir().join("all_1_1_0_2/data.bin")).unwrap(), b"shared");
+    let after_a_restart = Rig::with("bi", rig.script.clone(), rig.table);
+    assert_eq!(names(&after_a_restart.dir()), ["all_1_1_0_2", "format_version.txt"]);
+}
+
+fn remove_part(rig: &Rig, part: &str) {
+    let doomed = rig.dir().join(format!("delete_tmp_{part}"));
+    fs::rename(rig.dir().join(part), &doomed).unwrap();
+    fs::remove_dir_all(&doomed).unwrap();
+}
+
+#[test]
+fn committed_parts_are_immutable() {
+    let rig = Rig::new("etl");
+    rig.insert("all_1_1_0", b"x").unwrap();
+    let part = rig.dir().join("all_1_1_0");
+    assert_eq!(errno(fs::OpenOptions::new().write(true).open(part.join("data.bin"))), Some(libc::EPERM));
+    assert_eq!(errno(fs::write(part.join("new.bin"), b"x")), Some(libc::EPERM));
+    assert_eq!(errno(fs::remove_file(part.join("data.bin"))), Some(libc::EPERM));
+}
+
+#[test]
+fn small_files_are_kept() {
+    let rig = Rig::new("etl");
+    fs::write(rig.dir().join("tmp_mutation_3.txt"), b"UPDATE").unwrap();
+    assert!(rig.script.snapshot(rig.table).inodes.is_empty());
+    fs::rename(rig.dir().join("tmp_mutation_3.txt"), rig.dir().join("mutation_3.txt")).unwrap();
+    fs::create_dir(rig.dir().join("deduplication_logs")).unwrap();
+    let mut log = fs::File::create(rig.dir().join("deduplication_logs/deduplication_log_1.txt")).unwrap();
+    log.write_all(b"one\n").unwrap();
+    rig.insert("all_1_1_0", b"x").unwrap();
+    let mut inodes = rig.script.snapshot(rig.table).inodes;
+    inodes.sort_by_key(|i| i.path.to_string());
+    let kept: Vec<_> = inodes.iter().map(|i| (i.path.as_str(), i.content.as_slice())).collect();
+    assert_eq!(
+        kept,
+        [("deduplication_logs/deduplication_log_1.txt", b"one\n".as_slice()), ("mutation_3.txt", b"UPDATE".as_slice())]
+    );
+    drop(log);
+    let again = Rig::with("etl", rig.script.clone(), rig.table);
+    assert_eq!(fs::read(again.dir().join("mutation_3.txt")).unwrap(), b"UPDATE");
+}
+
+#[test]
+fn open_files_outlive_their_names() {
+    let rig = Rig::new("etl");
+    rig.insert("all_1_1_0", b"still here").unwrap();
+    rig.insert("all_1_1_1", b"covers").unwrap();
+    let mut open = fs::File::open(rig.dir().join("all_1_1_0/data.bin")).unwrap();
+    remove_part(&rig, "all_1_1_0");
+    rig.runtime.block_on(rig.fs.flush_letting()).unwrap();
+    let mut content = String::new();
+    open.read_to_string(&mut content).unwrap();
+    assert_eq!(content, "still here");
+    assert_eq!(rig.script.snapshot(rig.table).parts.len(), 1);
+}
+
+#[test]
+fn readers_list_active_parts() {
+    let writer = Rig::new("etl");
+    writer.insert("all_1_1_0", b"one").unwrap();
+    let reader = Rig::with("bi", writer.script.clone(), writer.table);
+    assert_eq!(names(&reader.dir()), ["all_1_1_0", "format_version.txt"]);
+    assert_eq!(errno(fs::create_dir(reader.dir().join("tmp_x"))), Some(libc::EROFS));
+    writer.insert("all_1_1_1", b"merged").unwrap();
+    follow(&writer, &reader);
+    assert_eq!(names(&reader.dir()), ["all_1_1_1", "format_version.txt"]);
+    assert!(fs::metadata(reader.dir().join("all_1_1_0/data.bin")).is_ok(), "a covered part still opens");
+    let removed = PartChange { removed: vec![PartPath::new("all_1_1_0").unwrap()], ..PartChange::default() };
+    reader.runtime.block_on(reader.fs.follow(reader.table, Version(3), &removed)).unwrap();
+    assert_eq!(names(&reader.dir()), ["all_1_1_1", "format_version.txt"]);
+    assert!(fs::metadata(reader.dir().join("all_1_1_0/data.bin")).is_ok(), "a removed part still opens");
+    assert_eq!(reader.fs.role(reader.table), Some(Role::Reader));
+}
+
+/// Gives the reader the newest part as the changelog would.
+fn follow(writer: &Rig, reader: &Rig) {
+    let snapshot = writer.script.snapshot(writer.table);
+    let change = PartChange { added: snapshot.parts.last().cloned().into_iter().collect(), ..PartChange::default() };
+    reader.runtime.block_on(reader.fs.follow(reader.table, snapshot.version, &change)).unwrap();
+}
+
+#[test]
+fn a_gap_in_the_changelog_is_closed_with_a_snapshot() {
+    let writer = Rig::new("etl");
+    let reader = Rig::with("bi", writer.script.clone(), writer.table);
+    assert_eq!(names(&reader.dir()), ["format_version.txt"]);
+    writer.insert("all_1_1_0", b"missed").unwrap();
+    writer.insert("all_2_2_0", b"seen").unwrap();
+    follow(&writer, &reader);
+    assert_eq!(names(&reader.dir()), ["all_1_1_0", "all_2_2_0", "format_version.txt"]);
+}

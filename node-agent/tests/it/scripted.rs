@@ -1,0 +1,220 @@
+//! A controller that keeps parts in memory and can be told to refuse or to be away, and a real mount that speaks to it.
+//! (The real controller is exercised by the workspace's end-to-end tests; here its failures are produced at will.)
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use moorhouse_base::clock::SystemClock;
+use moorhouse_cache::BlobCache;
+use moorhouse_catalog::*;
+use moorhouse_node_agent::blobs::BlobSource;
+use moorhouse_node_agent::controller::ControllerClient;
+use moorhouse_node_agent::fs::ShardFs;
+use moorhouse_node_agent::fs::fuse::Mount;
+use moorhouse_objects::Objects;
+use moorhouse_proto as wire;
+use moorhouse_proto::controller_server::{Controller, ControllerServer};
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tonic::{Request, Response, Status, Streaming};
+
+#[derive(Default)]
+pub struct Script {
+    pub fenced: AtomicBool,
+    pub away: AtomicBool,
+    pub content: Mutex<HashMap<TableShard, TableShardSnapshot>>,
+}
+
+impl Script {
+    fn empty() -> TableShardSnapshot {
+        TableShardSnapshot { version: Version(0), parts: vec![], inodes: vec![] }
+    }
+
+    pub fn snapshot(&self, ts: TableShard) -> TableShardSnapshot {
+        self.content.lock().unwrap().get(&ts).cloned().unwrap_or_else(Self::empty)
+    }
+
+    fn check(&self) -> Result<(), Status> {
+        if self.away.load(Ordering::SeqCst) {
+            return Err(Status::unavailable("told to be away"));
+        }
+        Ok(())
+    }
+}
+
+pub struct Scripted(Arc<Script>);
+type Never<T> = ReceiverStream<Result<T, Status>>;
+
+#[tonic::async_trait]
+impl Controller for Scripted {
+    type SessionStream = Never<wire::ViewUpdate>;
+    type WatchChangelogStream = Never<wire::ChangelogUpdate>;
+    type ListStagedStream = Never<wire::ListStagedReply>;
+    type WatchClusterStream = Never<wire::ViewUpdate>;
+    type SubmitDdlStream = Never<wire::DdlProgress>;
+
+    async fn commit_parts(
+        &self,
+        request: Request<wire::CommitPartsRequest>,
+    ) -> Result<Response<wire::CommitPartsReply>, Status> {
+        self.0.check()?;
+        if self.0.fenced.load(Ordering::SeqCst) {
+            return Err(Status::failed_precondition("fenced: told so"));
+        }
+        let request = request.into_inner();
+        let ts =
+            TableShard { table: TableId::from_wire(&request.table).unwrap(), shard: ShardId(request.shard as u16) };
+        let change: PartChange = codec::decode(&request.change_record).unwrap();
+        let mut content = self.0.content.lock().unwrap();
+        let shard = content.entry(ts).or_insert_with(Script::empty);
+        shard.parts.retain(|m| !change.removed.contains(&m.part));
+        shard.parts.extend(change.added);
+        shard.inodes.retain(|i| {
+            !change.inodes_removed.contains(&i.path) && !change.inodes_put.iter().any(|p| p.path == i.path)
+        });
+        shard.inodes.extend(change.inodes_put);
+        shard.version = shard.version.next();
+        Ok(Response::new(wire::CommitPartsReply { version: shard.version.0 }))
+    }
+
+    async fn get_snapshot(
+        &self,
+        request: Request<wire::SnapshotRequest>,
+    ) -> Result<Response<wire::SnapshotReply>, Status> {
+        self.0.check()?;
+        let request = request.into_inner();
+        let ts =
+            TableShard { table: TableId::from_wire(&request.table).unwrap(), shard: ShardId(request.shard as u16) };
+        Ok(Response::new(wire::SnapshotReply { snapshot_record: codec::encode(&self.0.snapshot(ts)).into() }))
+    }
+
+    async fn register(&self, _: Request<wire::RegisterRequest>) -> Result<Response<wire::RegisterReply>, Status> {
+        Err(Status::unimplemented("not in this script"))
+    }
+    async fn session(&self, _: Request<Streaming<wire::Heartbeat>>) -> Result<Response<Self::SessionStream>, Status> {
+        Err(Status::unimplemented("not in this script"))
+    }
+    async fn watch_changelog(
+        &self,
+        _: Request<wire::WatchChangelogRequest>,
+    ) -> Result<Response<Self::WatchChangelogStream>, Status> {
+        Err(Status::unimplemented("not in this script"))
+    }
+    async fn list_staged(
+        &self,
+        _: Request<wire::ListStagedRequest>,
+    ) -> Result<Response<Self::ListStagedStream>, Status> {
+        Err(Status::unimplemented("not in this script"))
+    }
+    async fn watch_cluster(
+        &self,
+        _: Request<wire::WatchClusterRequest>,
+    ) -> Result<Response<Self::WatchClusterStream>, Status> {
+        Err(Status::unimplemented("not in this script"))
+    }
+    async fn submit_ddl(&self, _: Request<wire::SubmitDdlRequest>) -> Result<Response<Self::SubmitDdlStream>, Status> {
+        Err(Status::unimplemented("not in this script"))
+    }
+}
+
+/// One node's file system, mounted for real. Dropping it unmounts.
+pub struct Rig {
+    pub script: Arc<Script>,
+    pub fs: Arc<ShardFs>,
+    pub runtime: Runtime,
+    pub table: TableShard,
+    dir: TempDir,
+    mount: Option<Mount>,
+}
+
+impl Rig {
+    /// A node of group `etl`, the owner of the one table, or of `bi`.
+    pub fn new(group: &str) -> Self {
+        Self::with(group, Arc::default(), TableShard { table: TableId::random(), shard: ShardId(0) })
+    }
+
+    pub fn with(group: &str, script: Arc<Script>, table: TableShard) -> Self {
+        let runtime = Runtime::new().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let node = NodeName::new(format!("{group}-0")).unwrap();
+        let served = script.clone();
+        let (fs, mount) = runtime.block_on(async {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let url = format!("http://{}", listener.local_addr().unwrap());
+            let server = tonic::transport::Server::builder().add_service(ControllerServer::new(Scripted(served)));
+            tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+            let objects = format!("file://{}", dir.path().join("objects").display()).parse().unwrap();
+            let objects = Objects::open(&objects).await.unwrap();
+            let cache = BlobCache::open(&dir.path().join("blobs"), 1 << 30).unwrap();
+            let controller = ControllerClient::new(&url, node.clone()).unwrap();
+            let (refresh, _) = mpsc::channel(16);
+            let source = BlobSource::new(cache, objects);
+            let fs = Arc::new(ShardFs::new(node.clone(), source, controller, Arc::new(SystemClock), refresh));
+            fs.apply_view(&view(&node, group, table)).unwrap();
+            let at = dir.path().join("mount");
+            std::fs::create_dir(&at).unwrap();
+            let mount = Mount::new(fs.clone(), &at, "test", tokio::runtime::Handle::current()).unwrap();
+            (fs, mount)
+        });
+        Self { script, fs, runtime, table, dir, mount: Some(mount) }
+    }
+
+    /// The table shard's directory in the mount.
+    pub fn dir(&self) -> PathBuf {
+        self.dir.path().join("mount").join(ShardFs::relative_path(self.table))
+    }
+
+    /// Writes `tmp_insert_<name>` and renames it to `name`, as an INSERT does.
+    pub fn insert(&self, name: &str, content: &[u8]) -> std::io::Result<()> {
+        let tmp = self.dir().join(format!("tmp_insert_{name}"));
+        std::fs::create_dir(&tmp)?;
+        std::fs::write(tmp.join("data.bin"), content)?;
+        std::fs::write(tmp.join("count.txt"), b"7")?;
+        std::fs::rename(&tmp, self.dir().join(name))
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        if let Some(mount) = self.mount.take() {
+            mount.unmount().unwrap();
+        }
+    }
+}
+
+fn view(node: &NodeName, group: &str, ts: TableShard) -> NodeView {
+    let name = |name: &str| SqlName::new(name).unwrap();
+    NodeView {
+        revision: Revision(1),
+        warehouse: WarehouseId::random(),
+        shards: ShardCount::new(1).unwrap(),
+        objects_url: String::new(),
+        cluster_secret: String::new(),
+        engine_admin_password: String::new(),
+        users: vec![],
+        node: node.clone(),
+        group: GroupName::new(group).unwrap(),
+        nodes: vec![],
+        assignments: vec![AssignmentView { shard: ts.shard, node: node.clone(), epoch: Epoch(1) }],
+        databases: vec![],
+        tables: vec![Table {
+            id: ts.table,
+            database: name("db"),
+            name: name("t"),
+            physical: "t_1".into(),
+            owner: GroupName::new("etl").unwrap(),
+            columns: "(`a` UInt8)".into(),
+            engine: "MergeTree".into(),
+            engine_full: "MergeTree ORDER BY a".into(),
+            comment: String::new(),
+            sharding_key: "rand()".into(),
+            state: TableState::Active,
+            ddl_seq: DdlSeq(1),
+        }],
+        ddl_seq: DdlSeq(1),
+    }
+}
