@@ -5,6 +5,8 @@ use std::fs;
 
 use moorhouse_tests::binaries::repository;
 
+use crate::structure::product_files;
+
 /// Names between double quotes that begin with `moorhouse_`.
 fn metric_names(source: &str) -> BTreeSet<String> {
     let words = source.split('"').skip(1).step_by(2);
@@ -21,9 +23,8 @@ fn every_metric_is_documented() {
     let documented: BTreeSet<String> =
         document.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).map(str::to_owned).collect();
     let mut in_code = BTreeSet::new();
-    for crate_folder in ["base", "catalog", "cache", "objects", "controller", "engine", "node-agent", "gateway"] {
-        let file = root.join(crate_folder).join("src/metrics.rs");
-        in_code.extend(metric_names(&fs::read_to_string(file).unwrap_or_default()));
+    for file in product_files(&root).iter().filter(|file| file.ends_with("metrics.rs")) {
+        in_code.extend(metric_names(&fs::read_to_string(file).expect("a source file")));
     }
     assert!(!in_code.is_empty(), "no metric was found: where are they defined now?");
     assert_eq!(
@@ -42,6 +43,11 @@ fn links_between_documents_lead_somewhere() {
     {
         let file = root.join(name);
         let text = fs::read_to_string(&file).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let code_words: Vec<&str> = text.split('`').skip(1).step_by(2).collect();
+        let sources = code_words.into_iter().filter(|word| word.ends_with(".rs") && word.contains("/src/"));
+        for source in sources {
+            assert!(root.join(source).is_file(), "{name} names {source}, which is not there");
+        }
         for link in text.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next()) {
             if link.is_empty() || link.contains("://") {
                 continue;

@@ -92,13 +92,19 @@ fn rust_files(dir: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-#[test]
-fn each_foreign_library_has_one_door() {
-    let root = repository();
+/// Every source file of the product.
+pub fn product_files(root: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
     for (folder, _) in MAY_USE {
         rust_files(&root.join(folder).join("src"), &mut files);
     }
+    files
+}
+
+#[test]
+fn each_foreign_library_has_one_door() {
+    let root = repository();
+    let files = product_files(&root);
     for (library, door) in DOORS {
         assert!(root.join(door).is_file(), "{door}, the door of {library}, is gone");
         let path_use = format!("{library}::");
