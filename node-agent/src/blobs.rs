@@ -6,7 +6,7 @@ use std::io::Write;
 use std::sync::{Arc, RwLock};
 
 use bytes::Bytes;
-use moorhouse_cache::{BlobCache, BlobKey, CacheError, Tenant};
+use moorhouse_cache::{BlobCache, BlobKey, CacheError, Fill, Tenant};
 use moorhouse_catalog::{BlobId, Location, NodeName, NodeView};
 use moorhouse_objects::Objects;
 use moorhouse_proto::ReadBlobRequest;
@@ -74,11 +74,7 @@ impl BlobSource {
     pub async fn fetch(&self, remote: RemoteBlob) -> Result<Opened, FsError> {
         let fetched = self
             .cache
-            .get_or_fetch(key(remote.blob), remote.bytes, checksum(&remote.location), |mut fill| async {
-                let bytes = self.read(&remote, 0, remote.bytes).await?;
-                fill.write_all(&bytes)?;
-                Ok::<_, FsError>(fill)
-            })
+            .get_or_fetch(key(remote.blob), remote.bytes, checksum(&remote.location), |fill| self.copy(&remote, fill))
             .await;
         match fetched {
             Ok(file) => Ok(Opened::Local(file)),
@@ -129,16 +125,22 @@ impl BlobSource {
             Some(Tenant::Cached) => self.cache.remove(key)?,
             None => {}
         }
-        let bytes = self.read(remote, 0, remote.bytes).await?;
-        let cache = self.cache.clone();
-        let keep = move || -> Result<(), FsError> {
-            let mut fill = cache.fill_staged(key, bytes.len() as u64)?;
-            fill.write_all(&bytes).map_err(FsError::from)?;
-            fill.complete(None)?;
-            Ok(())
-        };
-        tokio::task::spawn_blocking(keep).await.map_err(|error| FsError::Unavailable(error.to_string()))??;
+        let fill = self.copy(remote, self.cache.fill_staged(key, remote.bytes)?).await?;
+        tokio::task::spawn_blocking(move || fill.complete(None))
+            .await
+            .map_err(|error| FsError::Unavailable(error.to_string()))??;
         Ok(true)
+    }
+
+    /// Copies a blob's bytes into the cache directory, a bounded piece at a time.
+    async fn copy(&self, remote: &RemoteBlob, mut fill: Fill) -> Result<Fill, FsError> {
+        let mut offset = 0;
+        while offset < remote.bytes {
+            let piece = self.read(remote, offset, limits::FETCH_PIECE_BYTES).await?;
+            fill.write_all(&piece)?;
+            offset += piece.len() as u64;
+        }
+        Ok(fill)
     }
 
     /// A local copy's descriptor, for a peer that asks.

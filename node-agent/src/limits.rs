@@ -23,6 +23,8 @@ pub const PARALLEL_COPIES: usize = 8;
 pub const PARALLEL_STATEMENTS: usize = 8;
 pub const REFRESH_QUEUE: usize = 1024;
 pub const ENGINE_QUEUE: usize = 64;
+/// Largest read from a peer or the object store at once, and so the memory that one copy takes.
+pub const FETCH_PIECE_BYTES: u64 = 8 << 20;
 pub const BLOB_CHUNK_BYTES: usize = 1 << 20;
 pub const FUSE_THREADS: usize = 4;
 /// Read-ahead of the mount: 1 MiB measured best, INIT caps it at 128 KiB.

@@ -2,6 +2,7 @@
 //!
 //! Settled means large, or left alone for the settling time: most small parts are merged away before and cost no PUT.
 
+use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -56,7 +57,7 @@ async fn upload_and_log(fs: &ShardFs, part: StagedPart) -> bool {
 async fn upload(fs: &ShardFs, part: &StagedPart) -> Result<(), FsError> {
     let key = format!("parts/{}/{}/{}-{}", part.shard.table, part.shard.shard, part.part, Uuid::new_v4().simple());
     let object = ObjectKey::new(key.clone()).map_err(|_| FsError::BadName)?;
-    let (body, relocated) = pack(fs, part, &object)?;
+    let (body, relocated) = tokio::task::block_in_place(|| pack(fs, part, &object))?;
     let bytes: u64 = body.iter().map(|b| b.len() as u64).sum();
     let unavailable = |error: moorhouse_objects::ObjectsError| FsError::Unavailable(error.to_string());
     let report = fs.source.objects().put(&key, body).await.map_err(unavailable)?;
@@ -82,9 +83,7 @@ fn pack(fs: &ShardFs, part: &StagedPart, object: &ObjectKey) -> Result<(Vec<Byte
     let mut relocated = Vec::with_capacity(files.len());
     let mut offset = 0;
     for file in files {
-        let mut content = Vec::with_capacity(file.bytes as usize);
-        let mut local = fs.source.open_local(file.blob)?.ok_or(FsError::Lost(file.blob))?;
-        std::io::Read::read_to_end(&mut local, &mut content)?;
+        let content = map(&fs.source.open_local(file.blob)?.ok_or(FsError::Lost(file.blob))?)?;
         if content.len() as u64 != file.bytes {
             tracing::error!(blob = %file.blob, expected = file.bytes, found = content.len(), "a staged file has another size than its manifest");
             return Err(FsError::Lost(file.blob));
@@ -92,9 +91,19 @@ fn pack(fs: &ShardFs, part: &StagedPart, object: &ObjectKey) -> Result<(Vec<Byte
         let location = Location::Stored { object: object.clone(), offset, crc32c: crc32c::crc32c(&content) };
         relocated.push(Relocation { blob: file.blob, location });
         offset += file.bytes;
-        body.push(content.into());
+        body.push(content);
     }
     Ok((body, relocated))
+}
+
+/// A file's content without a copy of it: a large part must not take its size in memory.
+fn map(file: &File) -> Result<Bytes, FsError> {
+    if file.metadata()?.len() == 0 {
+        return Ok(Bytes::new());
+    }
+    // SAFETY: a committed blob's file never changes and is never truncated; unlinking it leaves the mapping good.
+    let mapped = unsafe { memmap2::Mmap::map(file)? };
+    Ok(Bytes::from_owner(mapped))
 }
 
 fn rank(path: &str) -> u8 {

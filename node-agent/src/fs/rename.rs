@@ -48,6 +48,26 @@ struct Sealing {
     fresh: Vec<(Ino, u64)>,
 }
 
+/// Lasting small files that changed since their last commit.
+#[derive(Default)]
+struct Dirty {
+    inodes: Vec<Inode>,
+    /// Which state of each was taken.
+    marks: Vec<(Ino, u64)>,
+}
+
+impl Dirty {
+    fn mark_committed(&self, tree: &mut Tree) {
+        for (ino, changes) in &self.marks {
+            if let Ok(node) = tree.get_mut(*ino)
+                && let Body::Small(small) = &mut node.body
+            {
+                small.committed = *changes;
+            }
+        }
+    }
+}
+
 impl ShardFs {
     /// Does a rename of names in progress at once; hands back what needs the catalog.
     pub fn begin_rename(&self, from: (Ino, &str), to: (Ino, &str), no_replace: bool) -> Result<Renaming, FsError> {
@@ -132,8 +152,8 @@ impl ShardFs {
             Some(added) => Some(self.seal(commit.shard, added).await?),
             None => None,
         };
-        let (dirty, marks) = self.dirty_inodes(commit.shard)?;
-        let mut inodes_put = dirty;
+        let mut dirty = self.dirty_inodes(commit.shard)?;
+        let mut inodes_put = std::mem::take(&mut dirty.inodes);
         if let Some(path) = &commit.inode_put {
             inodes_put.push(Inode { path: path.clone(), content: self.small_content(commit.from.0, &commit.from.1)? });
         }
@@ -151,13 +171,7 @@ impl ShardFs {
                 blob.sealed = Some(Sealed { bytes: *bytes, location: Location::Staged { node: self.node.clone() } });
             }
         }
-        for (ino, changes) in marks {
-            if let Ok(node) = tree.get_mut(ino)
-                && let Body::Small(small) = &mut node.body
-            {
-                small.committed = changes;
-            }
-        }
+        dirty.mark_committed(&mut tree);
         let from = (commit.from.0, commit.from.1.as_str());
         let orphan = tree.rename(from, (commit.to.0, commit.to.1.as_str()), self.now())?;
         self.let_go(|letting| letting.blobs.extend(orphan.map(|blob| blob.id)));
@@ -229,11 +243,11 @@ impl ShardFs {
         Ok(text.trim().parse().unwrap_or(0))
     }
 
-    /// Lasting small files that changed since their last commit: they are committed no later than the part.
-    fn dirty_inodes(&self, ts: TableShard) -> Result<(Vec<Inode>, Vec<(Ino, u64)>), FsError> {
+    /// What must be committed no later than the next part.
+    fn dirty_inodes(&self, ts: TableShard) -> Result<Dirty, FsError> {
         let tree = self.tree.read().expect("lock");
         let table = tree.resolve(ROOT, &table_path(ts))?;
-        let mut found = (Vec::new(), Vec::new());
+        let mut dirty = Dirty::default();
         let logs = tree.child(table, place::DEDUPLICATION_LOGS).ok();
         for dir in [Some(table), logs].into_iter().flatten() {
             for entry in tree.entries(dir)? {
@@ -242,12 +256,12 @@ impl ShardFs {
                 if let Some(path) = place::committed_inode(&below)
                     && small.is_dirty()
                 {
-                    found.0.push(Inode { path, content: small.content.clone() });
-                    found.1.push((entry.ino, small.changes));
+                    dirty.inodes.push(Inode { path, content: small.content.clone() });
+                    dirty.marks.push((entry.ino, small.changes));
                 }
             }
         }
-        Ok(found)
+        Ok(dirty)
     }
 
     fn small_content(&self, parent: Ino, name: &str) -> Result<Vec<u8>, FsError> {
@@ -261,19 +275,14 @@ impl ShardFs {
     /// Commits a lasting small file when the engine closes it. Files in progress and clean ones need nothing.
     pub async fn commit_small(&self, ino: Ino) -> Result<(), FsError> {
         let Some(ts) = self.dirty_small(ino) else { return Ok(()) };
-        let (inodes_put, marks) = self.dirty_inodes(ts)?;
+        let mut dirty = self.dirty_inodes(ts)?;
+        let inodes_put = std::mem::take(&mut dirty.inodes);
         if inodes_put.is_empty() {
             return Ok(());
         }
         self.commit(ts, PartChange { inodes_put, ..PartChange::default() }).await?;
         let mut tree = self.tree.write().expect("lock");
-        for (ino, changes) in marks {
-            if let Ok(node) = tree.get_mut(ino)
-                && let Body::Small(small) = &mut node.body
-            {
-                small.committed = changes;
-            }
-        }
+        dirty.mark_committed(&mut tree);
         Ok(())
     }
 
