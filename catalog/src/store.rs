@@ -77,6 +77,11 @@ pub trait Store: Send + Sync + 'static {
     /// the state is loaded again.
     async fn settle(&self, leadership: &Leadership) -> Result<(), StoreError>;
 
+    /// Gives the leadership back, so that the next leader need not wait for the lease to end.
+    async fn resign(&self, leadership: Leadership) {
+        drop(leadership);
+    }
+
     /// For people, without secrets.
     fn describe(&self) -> String;
 }

@@ -1,1 +1,22 @@
-//! To be filled.
+//! The metadata controller: the only writer of the catalog.
+//!
+//! One owner loop ([`owner`]) has the catalog; everything else asks it. [`server`] starts all of it.
+
+pub mod config;
+pub mod server;
+
+mod error;
+mod limits;
+pub mod metrics;
+
+mod liveness;
+mod owner;
+mod published;
+
+mod agents;
+mod ddl;
+mod moves;
+mod sweeper;
+
+mod admin_service;
+mod controller_service;

@@ -272,6 +272,14 @@ impl Store for EtcdStore {
         self.recover_journal(leadership).await
     }
 
+    async fn resign(&self, leadership: Leadership) {
+        // The keeper revokes the lease; a process that ends at once would not let it.
+        drop(leadership);
+        if !self.tasks.shutdown(REQUEST_TIMEOUT).await {
+            tracing::warn!("the leader's lease was not given back: it ends by itself");
+        }
+    }
+
     fn describe(&self) -> String {
         self.url.clone()
     }

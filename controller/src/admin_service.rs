@@ -1,0 +1,253 @@
+//! The gRPC service for `moorctl`: reads of the state, and the operator's commands.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use moorhouse_base::tasks::TaskGroup;
+use moorhouse_catalog::state::{Catalog, Command};
+use moorhouse_catalog::{GroupName, Location, Manifest, NodeName, SqlName, Table, TableShard};
+use moorhouse_proto::admin_server::Admin;
+use moorhouse_proto::{
+    CreateGroupReply, CreateGroupRequest, DrainNodeRequest, GroupStatus, ListMovesReply, ListMovesRequest,
+    ListNodesReply, ListNodesRequest, ListPartsReply, ListPartsRequest, ListShardsReply, ListShardsRequest,
+    MoveProgress, NodeInfo, PartInfo, RebalanceRequest, RemoveNodeReply, RemoveNodeRequest, ShardInfo, StatusReply,
+    StatusRequest,
+};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use crate::error::{ControllerError, OrBadRequest};
+use crate::limits;
+use crate::moves::Mover;
+use crate::owner::Owner;
+use crate::published::Published;
+
+pub struct AdminService {
+    pub owner: Owner,
+    pub mover: Arc<Mover>,
+    pub tasks: TaskGroup,
+    pub store: String,
+    pub objects: String,
+}
+
+type MoveStream = ReceiverStream<Result<MoveProgress, Status>>;
+
+/// A part with what its table's other parts say about it.
+struct PartRow {
+    at: TableShard,
+    part: Arc<Manifest>,
+    covered: bool,
+}
+
+impl AdminService {
+    fn balance(&self, group: GroupName) -> Result<Response<MoveStream>, Status> {
+        let place = self.mover.admit()?;
+        let (sender, receiver) = mpsc::channel(limits::STREAM_BACKLOG);
+        let mover = Arc::clone(&self.mover);
+        // Goes on when the client leaves: half a rebalance helps, a move that stops in its middle does not.
+        self.tasks.spawn("balance", async move { mover.balance(place, group, Some(sender)).await });
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+}
+
+#[tonic::async_trait]
+impl Admin for AdminService {
+    async fn status(&self, _request: Request<StatusRequest>) -> Result<Response<StatusReply>, Status> {
+        let shown = self.owner.shown();
+        let rows = self.owner.read(|catalog| part_rows(catalog, |_| true)).await?;
+        let warehouse = shown.directory.warehouse.as_ref().ok_or_else(|| Status::unavailable("no warehouse yet"))?;
+        let mut reply = StatusReply {
+            warehouse: warehouse.id.to_string(),
+            shards: u32::from(warehouse.shards.get()),
+            store: self.store.clone(),
+            objects: self.objects.clone(),
+            revision: shown.directory.revision.0,
+            tables: shown.directory.tables.len() as u64,
+            groups: shown.directory.groups.keys().map(|group| group_status(&shown, group)).collect(),
+            ..StatusReply::default()
+        };
+        count_parts(&rows, &mut reply);
+        for (_, live) in shown.liveness.up() {
+            reply.object_puts += live.load.object_puts;
+            reply.object_gets += live.load.object_gets;
+        }
+        Ok(Response::new(reply))
+    }
+
+    async fn list_nodes(&self, request: Request<ListNodesRequest>) -> Result<Response<ListNodesReply>, Status> {
+        let shown = self.owner.shown();
+        let wanted = wanted_group(&shown, &request.into_inner().group)?;
+        let nodes = shown.directory.nodes.values().filter(|node| wanted.as_ref().is_none_or(|g| node.group == *g));
+        let nodes = nodes.map(|node| node_info(&shown, node)).collect();
+        Ok(Response::new(ListNodesReply { nodes }))
+    }
+
+    async fn list_shards(&self, request: Request<ListShardsRequest>) -> Result<Response<ListShardsReply>, Status> {
+        let shown = self.owner.shown();
+        let wanted = wanted_group(&shown, &request.into_inner().group)?;
+        let info = |a: &moorhouse_catalog::Assignment| ShardInfo {
+            group: a.group.as_str().to_owned(),
+            shard: u32::from(a.shard.0),
+            node: a.node.as_str().to_owned(),
+            epoch: a.epoch.0,
+            move_phase: a.moving.as_ref().map_or_else(String::new, |intent| format!("moving to {}", intent.to)),
+        };
+        let shards = shown.directory.assignments.values().filter(|a| wanted.as_ref().is_none_or(|g| a.group == *g));
+        Ok(Response::new(ListShardsReply { shards: shards.map(info).collect() }))
+    }
+
+    async fn list_parts(&self, request: Request<ListPartsRequest>) -> Result<Response<ListPartsReply>, Status> {
+        let ListPartsRequest { database, table, all } = request.into_inner();
+        let directory = self.owner.shown().directory;
+        let fits = |wanted: &str, name: &SqlName| wanted.is_empty() || wanted == name.as_str();
+        let fitting = |t: &&Table| fits(&database, &t.database) && fits(&table, &t.name);
+        let ids: BTreeSet<_> = directory.tables.values().filter(fitting).map(|t| t.id).collect();
+        if ids.is_empty() && !table.is_empty() {
+            return Err(Status::not_found(format!("there is no table {table} in {}", or_any(&database))));
+        }
+        let rows = self.owner.read(move |catalog| part_rows(catalog, |at| ids.contains(&at.table))).await?;
+        let rows = rows.into_iter().filter(|row| all || !row.covered);
+        let parts = rows.filter_map(|row| Some(part_info(directory.tables.get(&row.at.table)?, &row))).collect();
+        Ok(Response::new(ListPartsReply { parts }))
+    }
+
+    async fn list_moves(&self, _request: Request<ListMovesRequest>) -> Result<Response<ListMovesReply>, Status> {
+        Ok(Response::new(ListMovesReply { moves: self.mover.list() }))
+    }
+
+    async fn create_group(&self, request: Request<CreateGroupRequest>) -> Result<Response<CreateGroupReply>, Status> {
+        let group = GroupName::new(request.into_inner().group).or_bad_request()?;
+        self.owner.apply(Command::CreateGroup(group)).await?;
+        Ok(Response::new(CreateGroupReply {}))
+    }
+
+    type DrainNodeStream = MoveStream;
+
+    async fn drain_node(&self, request: Request<DrainNodeRequest>) -> Result<Response<MoveStream>, Status> {
+        let node = NodeName::new(request.into_inner().node).or_bad_request()?;
+        self.owner.apply(Command::SetDraining { node: node.clone(), draining: true }).await?;
+        let shown = self.owner.shown();
+        let group = shown.directory.nodes.get(&node).map(|node| node.group.clone());
+        self.balance(group.ok_or_else(|| Status::not_found(format!("node {node} was removed")))?)
+    }
+
+    type RebalanceStream = MoveStream;
+
+    async fn rebalance(&self, request: Request<RebalanceRequest>) -> Result<Response<MoveStream>, Status> {
+        let group = GroupName::new(request.into_inner().group).or_bad_request()?;
+        if !self.owner.shown().directory.groups.contains_key(&group) {
+            return Err(unknown_group(group));
+        }
+        self.balance(group)
+    }
+
+    async fn remove_node(&self, request: Request<RemoveNodeRequest>) -> Result<Response<RemoveNodeReply>, Status> {
+        let node = NodeName::new(request.into_inner().node).or_bad_request()?;
+        self.owner.apply(Command::RemoveNode(node)).await?;
+        Ok(Response::new(RemoveNodeReply {}))
+    }
+}
+
+fn or_any(database: &str) -> &str {
+    if database.is_empty() { "any database" } else { database }
+}
+
+fn unknown_group(group: GroupName) -> Status {
+    ControllerError::Catalog(moorhouse_catalog::state::CatalogError::UnknownGroup(group)).into()
+}
+
+/// `None`: all groups.
+fn wanted_group(shown: &Published, name: &str) -> Result<Option<GroupName>, Status> {
+    if name.is_empty() {
+        return Ok(None);
+    }
+    let group = GroupName::new(name).or_bad_request()?;
+    if shown.directory.groups.contains_key(&group) { Ok(Some(group)) } else { Err(unknown_group(group)) }
+}
+
+fn group_status(shown: &Published, group: &GroupName) -> GroupStatus {
+    GroupStatus {
+        name: group.as_str().to_owned(),
+        nodes: shown.directory.group_nodes(group).count() as u32,
+        nodes_up: shown.nodes_up(group).len() as u32,
+        shards_assigned: shown.directory.group_assignments(group).count() as u32,
+    }
+}
+
+fn node_info(shown: &Published, node: &moorhouse_catalog::Node) -> NodeInfo {
+    let live = shown.liveness.get(&node.name);
+    NodeInfo {
+        node: node.name.as_str().to_owned(),
+        group: node.group.as_str().to_owned(),
+        agent_address: node.agent_address.clone(),
+        engine_http: node.engine_http.clone(),
+        engine_native: node.engine_native.clone(),
+        up: live.is_some_and(|live| live.up),
+        draining: node.draining,
+        incarnation: node.incarnation.0,
+        shards: shown.directory.assignments_of(&node.name).count() as u32,
+        view_revision: live.map_or(0, |live| live.view_revision.0),
+        load: live.map(|live| live.load),
+    }
+}
+
+/// Shares the manifests with the catalog: quick enough for the owner loop.
+fn part_rows(catalog: &Catalog, wanted: impl Fn(&TableShard) -> bool) -> Vec<PartRow> {
+    let mut rows = Vec::new();
+    for (at, shard) in catalog.shards().iter().filter(|(at, _)| wanted(at)) {
+        let active: BTreeSet<&str> = shard.active().into_iter().collect();
+        rows.extend(shard.parts.iter().map(|(path, part)| PartRow {
+            at: *at,
+            part: Arc::clone(part),
+            covered: !active.contains(path.as_str()),
+        }));
+    }
+    rows
+}
+
+/// Counts the active parts.
+fn count_parts(rows: &[PartRow], reply: &mut StatusReply) {
+    for row in rows.iter().filter(|row| !row.covered) {
+        reply.parts_active += 1;
+        if is_stored(&row.part) {
+            reply.parts_stored += 1;
+        } else {
+            reply.parts_staged += 1;
+        }
+        for file in &row.part.files {
+            match file.location {
+                Location::Staged { .. } => reply.bytes_staged += file.bytes,
+                Location::Stored { .. } => reply.bytes_stored += file.bytes,
+            }
+        }
+    }
+}
+
+fn is_stored(part: &Manifest) -> bool {
+    part.files.iter().all(|file| matches!(file.location, Location::Stored { .. }))
+}
+
+fn part_info(table: &Table, row: &PartRow) -> PartInfo {
+    let staged = row.part.files.iter().find_map(|file| match &file.location {
+        Location::Staged { node } => Some(node.as_str().to_owned()),
+        Location::Stored { .. } => None,
+    });
+    let object = row.part.files.iter().find_map(|file| match &file.location {
+        Location::Stored { object, .. } => Some(object.as_str().to_owned()),
+        Location::Staged { .. } => None,
+    });
+    PartInfo {
+        database: table.database.as_str().to_owned(),
+        table: table.name.as_str().to_owned(),
+        shard: u32::from(row.at.shard.0),
+        part: row.part.part.as_str().to_owned(),
+        rows: row.part.rows,
+        bytes: row.part.files.iter().map(|file| file.bytes).sum(),
+        files: row.part.files.len() as u32,
+        stored: is_stored(&row.part),
+        covered: row.covered,
+        node: staged.unwrap_or_default(),
+        object: object.unwrap_or_default(),
+    }
+}

@@ -1,0 +1,307 @@
+//! The gRPC service for agents and gateways: reads requests, asks the owner, writes answers.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures::Stream;
+use moorhouse_base::tasks::TaskGroup;
+use moorhouse_catalog::state::{Command, CommitParts, Reply};
+use moorhouse_catalog::{
+    DdlSeq, DdlStatement, Epoch, Incarnation, Manifest, Node, NodeName, PartChange, Revision, ShardId, TableId,
+    TableShard, TableShardSnapshot, codec,
+};
+use moorhouse_proto::controller_server::Controller;
+use moorhouse_proto::{
+    ChangelogUpdate, CommitPartsReply, CommitPartsRequest, DdlProgress, Heartbeat, ListStagedReply, ListStagedRequest,
+    RegisterReply, RegisterRequest, SnapshotReply, SnapshotRequest, SubmitDdlRequest, ViewUpdate,
+    WatchChangelogRequest, WatchClusterRequest,
+};
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::ddl::Ddl;
+use crate::error::{ControllerError, OrBadRequest};
+use crate::liveness::Beat;
+use crate::owner::{ChangelogEvent, Owner};
+use crate::published::Published;
+use crate::{limits, metrics};
+
+/// Blobs in one message of `ListStaged`.
+const STAGED_A_MESSAGE: usize = 10_000;
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+pub struct ControllerService {
+    pub owner: Owner,
+    pub ddl: Arc<Ddl>,
+    pub tasks: TaskGroup,
+    pub lease: Duration,
+    pub sessions: AtomicU64,
+}
+
+impl ControllerService {
+    /// A stream of answers and the task that fills it; it ends with the stream, or with the controller.
+    fn stream<T, F>(&self, name: &'static str, fill: impl FnOnce(mpsc::Sender<Result<T, Status>>) -> F) -> Answers<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let (sender, receiver) = mpsc::channel(limits::STREAM_BACKLOG);
+        self.tasks.spawn(name, fill(sender));
+        Box::pin(ReceiverStream::new(receiver))
+    }
+}
+
+#[tonic::async_trait]
+impl Controller for ControllerService {
+    async fn register(&self, request: Request<RegisterRequest>) -> Result<Response<RegisterReply>, Status> {
+        let node: Node = codec::decode(&request.into_inner().node_record).or_bad_request()?;
+        let name = node.name.clone();
+        let reply = self.owner.apply(Command::RegisterNode(node)).await?;
+        let Reply::Registered { incarnation, took_shards } = reply else {
+            return Err(Status::internal("a registration was answered with something else"));
+        };
+        let view = self.owner.shown().directory.node_view(&name);
+        let view = view.ok_or_else(|| Status::unavailable("the node was removed just now: register again"))?;
+        tracing::info!(node = %name, incarnation = incarnation.0, took_shards, "node registered");
+        Ok(Response::new(RegisterReply {
+            incarnation: incarnation.0,
+            view_record: codec::encode(&view).into(),
+            lease_ttl_ms: self.lease.as_millis() as u32,
+        }))
+    }
+
+    type SessionStream = Answers<ViewUpdate>;
+
+    async fn session(&self, request: Request<Streaming<Heartbeat>>) -> Result<Response<Self::SessionStream>, Status> {
+        let heartbeats = request.into_inner();
+        let session = self.sessions.fetch_add(1, Ordering::Relaxed);
+        let owner = self.owner.clone();
+        // The answer does not wait for the first heartbeat: the agent may send it only after the answer's headers.
+        Ok(Response::new(self.stream("session", move |views| async move {
+            let ended = attend(&owner, heartbeats, session, &views).await;
+            // The agent may be gone: then nobody reads why.
+            let _ = views.send(Err(ended)).await;
+        })))
+    }
+
+    async fn commit_parts(&self, request: Request<CommitPartsRequest>) -> Result<Response<CommitPartsReply>, Status> {
+        let CommitPartsRequest { node, incarnation, table, shard, epoch, change_record } = request.into_inner();
+        let change: PartChange = codec::decode(&change_record).or_bad_request()?;
+        let commit = CommitParts {
+            node: NodeName::new(node).or_bad_request()?,
+            incarnation: Incarnation(incarnation),
+            epoch: Epoch(epoch),
+            at: read_place(&table, shard)?,
+            change,
+        };
+        match self.owner.apply(Command::CommitParts(commit)).await? {
+            Reply::Committed(version) => Ok(Response::new(CommitPartsReply { version: version.0 })),
+            other => Err(Status::internal(format!("a commit was answered with {other:?}"))),
+        }
+    }
+
+    async fn get_snapshot(&self, request: Request<SnapshotRequest>) -> Result<Response<SnapshotReply>, Status> {
+        let SnapshotRequest { table, shard } = request.into_inner();
+        let at = read_place(&table, shard)?;
+        let found = self.owner.read(move |catalog| catalog.shard(at).cloned()).await?;
+        let shard = found.ok_or_else(|| Status::not_found(format!("there is no table shard {at}")))?;
+        let snapshot = TableShardSnapshot {
+            version: shard.version,
+            parts: shard.parts.into_values().map(Arc::<Manifest>::unwrap_or_clone).collect(),
+            inodes: shard.inodes.into_values().collect(),
+        };
+        Ok(Response::new(SnapshotReply { snapshot_record: codec::encode(&snapshot).into() }))
+    }
+
+    type WatchChangelogStream = Answers<ChangelogUpdate>;
+
+    async fn watch_changelog(
+        &self,
+        _request: Request<WatchChangelogRequest>,
+    ) -> Result<Response<Self::WatchChangelogStream>, Status> {
+        let mut events = self.owner.watch_changelog();
+        Ok(Response::new(self.stream("changelog", move |updates| async move {
+            loop {
+                let update = match events.recv().await {
+                    Ok(ChangelogEvent::Change(at, version, change)) => Ok(ChangelogUpdate {
+                        table: at.table.to_wire().into(),
+                        shard: u32::from(at.shard.0),
+                        version: version.0,
+                        change_record: codec::encode(&*change).into(),
+                    }),
+                    Ok(ChangelogEvent::Broken) => Err(Status::data_loss("changes may be missing: take snapshots")),
+                    Err(RecvError::Lagged(missed)) => {
+                        Err(Status::data_loss(format!("the reader is {missed} changes too slow: take snapshots")))
+                    }
+                    Err(RecvError::Closed) => Err(ControllerError::Stopping.into()),
+                };
+                let ends = update.is_err();
+                if updates.send(update).await.is_err() || ends {
+                    return;
+                }
+            }
+        })))
+    }
+
+    type ListStagedStream = Answers<ListStagedReply>;
+
+    async fn list_staged(
+        &self,
+        request: Request<ListStagedRequest>,
+    ) -> Result<Response<Self::ListStagedStream>, Status> {
+        let node = NodeName::new(request.into_inner().node).or_bad_request()?;
+        let staged = self.owner.read(move |catalog| catalog.staged_on(&node)).await?;
+        let message = |blobs: &[moorhouse_catalog::BlobId]| ListStagedReply {
+            blobs: blobs.iter().map(|blob| blob.to_wire().into()).collect(),
+        };
+        let messages: Vec<_> = staged.chunks(STAGED_A_MESSAGE).map(|blobs| Ok(message(blobs))).collect();
+        Ok(Response::new(Box::pin(tokio_stream::iter(messages))))
+    }
+
+    type WatchClusterStream = Answers<ViewUpdate>;
+
+    async fn watch_cluster(
+        &self,
+        _request: Request<WatchClusterRequest>,
+    ) -> Result<Response<Self::WatchClusterStream>, Status> {
+        let published = self.owner.published();
+        Ok(Response::new(self.stream("cluster", move |views| show_cluster(published, views))))
+    }
+
+    type SubmitDdlStream = Answers<DdlProgress>;
+
+    async fn submit_ddl(&self, request: Request<SubmitDdlRequest>) -> Result<Response<Self::SubmitDdlStream>, Status> {
+        let statement: DdlStatement = codec::decode(&request.into_inner().statement_record).or_bad_request()?;
+        let place = self.ddl.admit()?;
+        let (sender, receiver) = mpsc::channel(limits::STREAM_BACKLOG);
+        let ddl = Arc::clone(&self.ddl);
+        // Goes on when the client leaves: a task in the queue ends done or failed, never forgotten.
+        self.tasks.spawn("ddl", async move { ddl.run(place, statement, sender).await });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+}
+
+/// A whole session; answers why it ended.
+async fn attend(
+    owner: &Owner,
+    mut heartbeats: Streaming<Heartbeat>,
+    session: u64,
+    views: &mpsc::Sender<Result<ViewUpdate, Status>>,
+) -> Status {
+    let first = match heartbeats.message().await {
+        Ok(Some(heartbeat)) => read_beat(heartbeat, session),
+        Ok(None) => return Status::invalid_argument("no heartbeat came"),
+        Err(status) => return status,
+    };
+    let (node, incarnation) = match first {
+        Ok(beat) => {
+            let who = (beat.node.clone(), beat.incarnation);
+            if let Err(error) = owner.heartbeat(beat).await {
+                return error.into();
+            }
+            who
+        }
+        Err(error) => return error.into(),
+    };
+    let ended = tokio::select! {
+        status = hear(owner, heartbeats, session) => status,
+        status = show_node(owner.published(), &node, incarnation, views) => status,
+    };
+    owner.disconnected(node, session).await;
+    ended
+}
+
+/// Until the agent's side of the session ends; answers why.
+async fn hear(owner: &Owner, mut heartbeats: Streaming<Heartbeat>, session: u64) -> Status {
+    loop {
+        let heard = match heartbeats.message().await {
+            Ok(Some(heartbeat)) => match read_beat(heartbeat, session) {
+                Ok(beat) => owner.heartbeat(beat).await.map_err(Status::from),
+                Err(error) => Err(error.into()),
+            },
+            Ok(None) => Err(Status::cancelled("the agent has ended the session")),
+            Err(status) => Err(status),
+        };
+        if let Err(status) = heard {
+            return status;
+        }
+    }
+}
+
+/// Until this process of the node is not its newest any more, or the stream ends; answers why. Slow readers skip views.
+async fn show_node(
+    mut published: watch::Receiver<Published>,
+    node: &NodeName,
+    incarnation: Incarnation,
+    views: &mpsc::Sender<Result<ViewUpdate, Status>>,
+) -> Status {
+    let mut sent = None;
+    loop {
+        let directory = Arc::clone(&published.borrow_and_update().directory);
+        match directory.nodes.get(node) {
+            Some(known) if known.incarnation == incarnation => {}
+            Some(known) => {
+                let newest = known.incarnation;
+                return Status::failed_precondition(format!("fenced: node {node} runs as incarnation {newest} now"));
+            }
+            None => return Status::not_found(format!("node {node} was removed")),
+        }
+        if sent != Some(directory.revision)
+            && let Some(view) = directory.node_view(node)
+        {
+            sent = Some(directory.revision);
+            let update = ViewUpdate { revision: view.revision.0, view_record: codec::encode(&view).into() };
+            if views.send(Ok(update)).await.is_err() {
+                return Status::cancelled("the agent has left");
+            }
+            metrics::VIEWS_PUBLISHED.inc();
+        }
+        if published.changed().await.is_err() {
+            return ControllerError::Stopping.into();
+        }
+    }
+}
+
+async fn show_cluster(mut published: watch::Receiver<Published>, views: mpsc::Sender<Result<ViewUpdate, Status>>) {
+    let mut sent = None;
+    loop {
+        let view = published.borrow_and_update().cluster_view();
+        if view != sent
+            && let Some(view) = view
+        {
+            let update = ViewUpdate { revision: view.revision.0, view_record: codec::encode(&view).into() };
+            if views.send(Ok(update)).await.is_err() {
+                return;
+            }
+            metrics::VIEWS_PUBLISHED.inc();
+            sent = Some(view);
+        }
+        tokio::select! {
+            changed = published.changed() => if changed.is_err() { return },
+            () = views.closed() => return,
+        }
+    }
+}
+
+fn read_beat(heartbeat: Heartbeat, session: u64) -> Result<Beat, ControllerError> {
+    let Heartbeat { node, incarnation, view_revision, failures, load } = heartbeat;
+    Ok(Beat {
+        node: NodeName::new(node).or_bad_request()?,
+        incarnation: Incarnation(incarnation),
+        session,
+        view_revision: Revision(view_revision),
+        failures: failures.into_iter().map(|failure| (DdlSeq(failure.ddl_seq), failure.error)).collect(),
+        load: load.unwrap_or_default(),
+    })
+}
+
+fn read_place(table: &[u8], shard: u32) -> Result<TableShard, ControllerError> {
+    let table = TableId::from_wire(table).or_bad_request()?;
+    let shard = u16::try_from(shard).map(ShardId).or_bad_request()?;
+    Ok(TableShard { table, shard })
+}

@@ -1,0 +1,51 @@
+//! Every bound of the controller, in one table.
+
+use std::time::Duration;
+
+/// Requests that wait for the owner loop; a caller waits for room.
+pub const MAILBOX: usize = 1_024;
+/// Requests that one round of the owner loop takes.
+pub const ROUND: usize = 256;
+/// A group commit ends once it has so many writes or bytes, which leaves room for one more command below etcd's 128 and 1.5 MiB.
+pub const BATCH_WRITES: usize = 64;
+pub const BATCH_BYTES: usize = 512 << 10;
+/// Changelog entries that a watcher may lag behind; then its stream ends and it takes snapshots.
+pub const CHANGELOG_BACKLOG: usize = 4_096;
+/// Messages that wait in one gRPC stream.
+pub const STREAM_BACKLOG: usize = 64;
+/// One gRPC request.
+pub const MESSAGE_BYTES: usize = 64 << 20;
+/// DDL statements that run at once.
+pub const DDL_AT_ONCE: usize = 64;
+/// A live node that has not applied a DDL task after this fails it.
+pub const DDL_TIMEOUT: Duration = Duration::from_secs(60);
+pub const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Moves kept for `moorctl`.
+pub const MOVES_KEPT: usize = 1_000;
+/// Rebalance and drain requests that run or wait at once.
+pub const BALANCES_AT_ONCE: usize = 64;
+/// Attempts at one shard before a rebalance gives up.
+pub const MOVE_ATTEMPTS: u32 = 6;
+pub const MOVE_RETRY: Duration = Duration::from_millis(500);
+/// The first copy of a shard's staged bytes, while work goes on.
+pub const PRE_COPY_TIMEOUT: Duration = Duration::from_secs(600);
+/// In-flight work on a held shard may take so long to end.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
+/// A hold ends by itself after this; below the engine's handshake timeout of 10 s, in which held connections wait.
+pub const HOLD_TIMEOUT: Duration = Duration::from_secs(9);
+/// The epoch is not changed later than this into a hold, so that there is time to attach and release.
+pub const HOLD_BUDGET: Duration = Duration::from_secs(6);
+/// One small step of a move.
+pub const MOVE_STEP_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a new leader tries to tell the nodes that a move was cancelled.
+pub const CANCEL_ATTEMPTS: u32 = 60;
+pub const CANCEL_RETRY: Duration = Duration::from_secs(1);
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Time between sweeps, and objects deleted in one.
+pub const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
+pub const SWEEP_OBJECTS: usize = 64;
+/// After a failed commit: first and longest wait before the store is read again.
+pub const RELOAD_RETRY: Duration = Duration::from_millis(100);
+pub const RELOAD_RETRY_MAX: Duration = Duration::from_secs(5);
+/// Clean stop.
+pub const STOP_DEADLINE: Duration = Duration::from_secs(8);

@@ -1,0 +1,212 @@
+//! Starts the controller in order, and stops it: store → leadership → catalog → object store → owner loop → services.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use moorhouse_base::clock::{Clock, SystemClock};
+use moorhouse_base::tasks::TaskGroup;
+use moorhouse_base::telemetry;
+use moorhouse_catalog::state::{Catalog, Command, Limits};
+use moorhouse_catalog::store::{self, Leadership, Store};
+use moorhouse_catalog::{ShardCount, Warehouse, WarehouseId};
+use moorhouse_objects::Objects;
+use moorhouse_proto::admin_server::AdminServer;
+use moorhouse_proto::controller_server::ControllerServer;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio_stream::wrappers::TcpListenerStream;
+use tracing::{error, info};
+use uuid::Uuid;
+
+use crate::admin_service::AdminService;
+use crate::agents::Agents;
+use crate::config::Config;
+use crate::controller_service::ControllerService;
+use crate::ddl::Ddl;
+use crate::limits;
+use crate::moves::Mover;
+use crate::owner::{self, Owner, OwnerEnd, OwnerLoop, OwnerSetup};
+use crate::sweeper;
+
+/// Why the controller did not start; one line, with the remedy. Exit code 2.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct StartError(String);
+
+/// A controller that serves.
+pub struct Running {
+    pub address: SocketAddr,
+    tasks: TaskGroup,
+    ended: oneshot::Receiver<Result<Leadership, OwnerEnd>>,
+    store: Arc<dyn Store>,
+}
+
+/// Opens the store that the configuration names, and serves on the system's clock.
+pub async fn start(config: &Config) -> Result<Running, StartError> {
+    // Early, before waiting for the leadership; and not kept, so that nobody connects to one who does not serve.
+    drop(bind("--listen", config.listen).await?);
+    drop(bind("--metrics", config.metrics).await?);
+    let store = store::open(&config.store).await.map_err(|error| StartError(error.to_string()))?;
+    start_on(config, store, Arc::new(SystemClock)).await
+}
+
+/// As [`start`], on a given store and clock.
+pub async fn start_on(config: &Config, store: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Result<Running, StartError> {
+    let objects = Objects::open(&config.objects).await.map_err(|error| StartError(error.to_string()))?;
+    info!(store = %store.describe(), "waiting for the leadership");
+    let candidate = config.listen.to_string();
+    let leadership = store.acquire_leadership(&candidate, config.lease.max(Duration::from_secs(2))).await;
+    let leadership = leadership.map_err(|error| StartError(format!("no leadership: {error}")))?;
+    info!(term = leadership.term(), "this controller leads");
+    let (catalog, leadership) = open_catalog(config, &store, leadership, &*clock).await?;
+    claim(&objects, &catalog).await?;
+
+    let setup =
+        OwnerSetup { catalog, store: Arc::clone(&store), leadership, clock: Arc::clone(&clock), lease: config.lease };
+    let (owner_loop, owner) = OwnerLoop::new(setup);
+    let tasks = TaskGroup::new();
+    let (end, ended) = oneshot::channel();
+    let stop = tasks.token();
+    tasks.spawn_uncancelled("owner", async move { drop(end.send(owner_loop.run(stop).await)) });
+
+    let agents = Arc::new(Agents::default());
+    let ddl = Arc::new(Ddl::new(owner.clone(), Arc::clone(&agents)));
+    let mover = Arc::new(Mover::new(owner.clone(), agents));
+    let recovered = async {
+        ddl.fail_abandoned().await?;
+        Arc::clone(&mover).cancel_abandoned(&tasks).await
+    };
+    recovered.await.map_err(|error| StartError(format!("the catalog could not be put in order: {error}")))?;
+    tasks.spawn("joins", Arc::clone(&mover).follow_joins(tasks.clone()));
+    tasks.spawn("sweeper", sweeper::run(owner.clone(), objects, clock));
+
+    let services = Services { owner, ddl, mover, store: store.describe() };
+    let address = serve(config, services, &tasks).await?;
+    telemetry::serve_metrics(config.metrics, &tasks)
+        .await
+        .map_err(|error| in_use("--metrics", config.metrics, &error))?;
+    info!(%address, metrics = %config.metrics, "serving");
+    Ok(Running { address, tasks, ended, store })
+}
+
+impl Running {
+    /// Resolves when the controller ends by itself: it must not go on.
+    pub async fn ended(&mut self) -> OwnerEnd {
+        match (&mut self.ended).await {
+            Ok(Err(end)) => end,
+            Ok(Ok(_)) | Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Stops serving, then lets the leadership go. False if something did not end in time.
+    pub async fn stop(self) -> bool {
+        let clean = self.tasks.shutdown(limits::STOP_DEADLINE).await;
+        if let Ok(Ok(leadership)) = self.ended.await {
+            self.store.resign(leadership).await;
+        }
+        clean
+    }
+}
+
+async fn bind(flag: &str, address: SocketAddr) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address).await.map_err(|error| in_use(flag, address, &error))
+}
+
+fn in_use(flag: &str, address: SocketAddr, error: &std::io::Error) -> StartError {
+    StartError(format!("cannot listen on {address} ({error}): end the process that uses it, or choose another {flag}"))
+}
+
+/// Makes the warehouse and its groups where they are missing, and compares what was asked for with what is there.
+async fn open_catalog(
+    config: &Config,
+    store: &Arc<dyn Store>,
+    leadership: Leadership,
+    clock: &dyn Clock,
+) -> Result<(Catalog, Leadership), StartError> {
+    let limits = Limits { delete_grace_ms: config.delete_grace_ms, ..Limits::default() };
+    let failed = |error: &dyn std::fmt::Display| StartError(format!("{}: {error}", store.describe()));
+    let mut catalog = owner::load(&**store, limits).await.map_err(|error| failed(&error))?;
+    let mut commands = Vec::new();
+    match catalog.directory().warehouse.clone() {
+        Some(warehouse) => check_warehouse(config, &warehouse)?,
+        None => commands.push(Command::CreateWarehouse(new_warehouse(config)?)),
+    }
+    commands.extend(config.groups.iter().cloned().map(Command::CreateGroup));
+    for command in commands {
+        let applied = catalog.apply(command, clock.now_ms()).map_err(|error| failed(&error))?;
+        store.commit(&leadership, applied.writes).await.map_err(|error| failed(&error))?;
+    }
+    Ok((catalog, leadership))
+}
+
+fn new_warehouse(config: &Config) -> Result<Warehouse, StartError> {
+    let default = ShardCount::new(Config::DEFAULT_SHARDS).map_err(|error| StartError(error.to_string()))?;
+    let secret = || Uuid::new_v4().simple().to_string();
+    Ok(Warehouse {
+        id: WarehouseId::random(),
+        shards: config.shards.unwrap_or(default),
+        objects_url: config.objects_text.clone(),
+        cluster_secret: secret(),
+        engine_admin_password: secret(),
+        users: config.users.clone(),
+    })
+}
+
+fn check_warehouse(config: &Config, warehouse: &Warehouse) -> Result<(), StartError> {
+    if let Some(shards) = config.shards.filter(|shards| *shards != warehouse.shards) {
+        let (asked, fixed) = (shards.get(), warehouse.shards.get());
+        return Err(StartError(format!(
+            "--shards: the warehouse was made with {fixed} shards, not {asked}, which is for ever: leave --shards out"
+        )));
+    }
+    if config.objects_text != warehouse.objects_url {
+        return Err(StartError(format!(
+            "--objects: the warehouse keeps its objects at {}, not {}: use that",
+            warehouse.objects_url, config.objects_text
+        )));
+    }
+    Ok(())
+}
+
+async fn claim(objects: &Objects, catalog: &Catalog) -> Result<(), StartError> {
+    let Some(warehouse) = &catalog.directory().warehouse else {
+        return Err(StartError("the store has no warehouse".to_owned()));
+    };
+    objects.claim(warehouse.id.0).await.map_err(|error| StartError(error.to_string()))
+}
+
+struct Services {
+    owner: Owner,
+    ddl: Arc<Ddl>,
+    mover: Arc<Mover>,
+    store: String,
+}
+
+async fn serve(config: &Config, services: Services, tasks: &TaskGroup) -> Result<SocketAddr, StartError> {
+    let Services { owner, ddl, mover, store } = services;
+    let listener = bind("--listen", config.listen).await?;
+    let address = listener.local_addr().map_err(|error| in_use("--listen", config.listen, &error))?;
+    let controller = ControllerService {
+        owner: owner.clone(),
+        ddl,
+        tasks: tasks.clone(),
+        lease: config.lease,
+        sessions: AtomicU64::new(1),
+    };
+    let objects = config.objects.to_string();
+    let admin = AdminService { owner, mover, tasks: tasks.clone(), store, objects };
+    let serving = tonic::transport::Server::builder()
+        .tcp_nodelay(true)
+        .http2_keepalive_interval(Some(Duration::from_secs(5)))
+        .add_service(ControllerServer::new(controller).max_decoding_message_size(limits::MESSAGE_BYTES))
+        .add_service(AdminServer::new(admin))
+        .serve_with_incoming(TcpListenerStream::new(listener));
+    tasks.spawn("grpc", async move {
+        if let Err(error) = serving.await {
+            error!(%error, "the gRPC server has ended");
+        }
+    });
+    Ok(address)
+}
