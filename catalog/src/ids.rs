@@ -233,6 +233,18 @@ pub struct TableShard {
     pub shard: ShardId,
 }
 
+impl TableShard {
+    /// The UUID that an engine knows this table shard by: one server may hold many shards of one table, and each must differ.
+    pub fn engine_uuid(self) -> Uuid {
+        Uuid::from_u128(self.table.0.as_u128() ^ u128::from(self.shard.0))
+    }
+
+    /// The reverse of [`Self::engine_uuid`].
+    pub fn from_engine_uuid(shard: ShardId, uuid: Uuid) -> Self {
+        Self { table: TableId(Uuid::from_u128(uuid.as_u128() ^ u128::from(shard.0))), shard }
+    }
+}
+
 impl fmt::Display for TableShard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.table, self.shard)

@@ -46,7 +46,8 @@ fn attach(table: &Table, shard: ShardId, settings: &str) -> String {
     let name = format!("{}.{}", shard_database(shard), quote_identifier(&table.physical));
     // The engine prints SETTINGS last, and always for this family.
     let join = if table.engine_full.contains(" SETTINGS ") { "," } else { " SETTINGS" };
-    format!("ATTACH TABLE {name} UUID '{}' {} ENGINE = {}{join} {settings}", table.id, table.columns, table.engine_full)
+    let uuid = TableShard { table: table.id, shard }.engine_uuid();
+    format!("ATTACH TABLE {name} UUID '{uuid}' {} ENGINE = {}{join} {settings}", table.columns, table.engine_full)
 }
 
 fn reader_disk(table: &Table, shard: ShardId) -> String {

@@ -590,6 +590,15 @@ impl Filesystem for Door {
         reply.statfs(total, free, free, 1 << 32, 1 << 31, BLOCK, 255, BLOCK);
     }
 
+    /// ENOSYS: the kernel asks once and never again.
+    fn getxattr(&self, _req: &Request, _ino: INodeNo, _name: &OsStr, _size: u32, reply: ReplyXattr) {
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn listxattr(&self, _req: &Request, _ino: INodeNo, _size: u32, reply: ReplyXattr) {
+        reply.error(Errno::ENOSYS);
+    }
+
     fn access(&self, _req: &Request, _ino: INodeNo, _mask: fuser::AccessFlags, reply: ReplyEmpty) {
         reply.ok();
     }

@@ -234,7 +234,7 @@ impl ShardFs {
 
 /// `<shard>/store/<3 hex>/<uuid>`, as ClickHouse's Atomic databases lay tables out.
 fn table_path(ts: TableShard) -> [String; 4] {
-    let uuid = ts.table.to_string();
+    let uuid = ts.engine_uuid().to_string();
     [ts.shard.to_string(), "store".to_string(), uuid[..3].to_string(), uuid]
 }
 

@@ -1,10 +1,10 @@
-//! What a path of the mount means: `<shard>/store/<3 hex>/<table uuid>/…`.
+//! What a path of the mount means: `<shard>/store/<3 hex>/<engine uuid>/…`.
 //!
 //! Names that ClickHouse gives to work in progress (`tmp_…`, `delete_tmp_…`, `detached/attaching_…`) are *overlay*: they
 //! live on this node alone. The names that stand for finished work are *committed*: they exist only with the catalog's word.
 
 use moorhouse_catalog::parts::PartInfo;
-use moorhouse_catalog::{FilePath, PartPath, ShardId, TableId, TableShard};
+use moorhouse_catalog::{FilePath, PartPath, ShardId, TableShard};
 use uuid::Uuid;
 
 /// Holds the small files of the engine's insert deduplication; beside `detached` the only lasting directory of a table.
@@ -27,9 +27,9 @@ impl Place {
     pub fn of(path: &[&str]) -> Place {
         match path {
             [] | [_] | [_, "store"] | [_, "store", _] => Place::Fixed,
-            [shard, "store", _, table, below @ ..] => match (shard.parse(), Uuid::parse_str(table)) {
-                (Ok(shard), Ok(table)) => Place::Table {
-                    shard: TableShard { table: TableId(table), shard: ShardId(shard) },
+            [shard, "store", _, uuid, below @ ..] => match (shard.parse(), Uuid::parse_str(uuid)) {
+                (Ok(shard), Ok(uuid)) => Place::Table {
+                    shard: TableShard::from_engine_uuid(ShardId(shard), uuid),
                     below: below.iter().map(|name| name.to_string()).collect(),
                 },
                 _ => Place::Scratch,
@@ -127,13 +127,14 @@ mod tests {
 
     #[test]
     fn paths_are_read_from_the_root_down() {
-        let table = Uuid::from_u128(7).to_string();
+        let ts = TableShard { table: moorhouse_catalog::TableId(Uuid::from_u128(7)), shard: ShardId(3) };
+        let table = ts.engine_uuid().to_string();
         assert_eq!(Place::of(&["3", "store", "abc"]), Place::Fixed);
         assert_eq!(Place::of(&["3", "tmp"]), Place::Scratch);
         let Place::Table { shard, below } = Place::of(&["3", "store", "abc", &table, "all_1_1_0"]) else {
             panic!("a table's path");
         };
-        assert_eq!((shard.shard, below.as_slice()), (ShardId(3), ["all_1_1_0".to_string()].as_slice()));
+        assert_eq!((shard, below.as_slice()), (ts, ["all_1_1_0".to_string()].as_slice()));
         assert!(enclosing_part(&["all_1_1_0".into(), "p.proj".into(), "data.bin".into()]).is_some());
     }
 }
