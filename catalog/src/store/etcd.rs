@@ -53,10 +53,10 @@ impl EtcdStore {
         };
         let options = ConnectOptions::new().with_connect_timeout(CONNECT_TIMEOUT).with_timeout(REQUEST_TIMEOUT);
         let addresses: Vec<String> = endpoints.iter().map(|endpoint| format!("http://{endpoint}")).collect();
-        let mut client = Client::connect(&addresses, Some(options)).await.map_err(|e| remedy(&e))?;
+        let mut client = Client::connect(&addresses, Some(options)).await.map_err(|e| remedy(&brief(&e)))?;
         match tokio::time::timeout(CONNECT_TIMEOUT, client.status()).await {
             Ok(Ok(_)) => {}
-            Ok(Err(error)) => return Err(remedy(&error)),
+            Ok(Err(error)) => return Err(remedy(&brief(&error))),
             Err(_) => return Err(remedy(&"no answer in 3 s")),
         }
         Ok(Self { client, url, prefix: prefix.to_owned(), commits: AtomicU64::new(0), tasks: TaskGroup::new() })
@@ -341,7 +341,15 @@ impl Keeper {
 }
 
 fn unavailable(error: Error) -> StoreError {
-    StoreError::Unavailable(error.to_string())
+    StoreError::Unavailable(brief(&error))
+}
+
+/// etcd's words without the client's layers around them.
+fn brief(error: &Error) -> String {
+    match error {
+        Error::GRpcStatus(status) => status.message().to_owned(),
+        other => other.to_string(),
+    }
 }
 
 /// Length-prefixed: kind, key, value.
