@@ -139,11 +139,16 @@ impl BlobCache {
             }
         }
         let directory = &self.inner.directory;
-        let files: Vec<PathBuf> = keys.iter().map(|key| directory.path(Tenant::Staged, *key)).collect();
-        durable::sync_each(&files, durable::sync_file)?;
+        durable::sync_each(keys, |key| match durable::sync_file(&directory.path(Tenant::Staged, *key)) {
+            // Stored or removed since the look above.
+            Err(CacheError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {
+                Err(CacheError::NoBlob { key: *key })
+            }
+            outcome => outcome,
+        })?;
         let buckets: BTreeSet<u8> = keys.iter().map(|key| key.bucket()).collect();
         let dirs: Vec<PathBuf> = buckets.iter().map(|bucket| directory.bucket_dir(Tenant::Staged, *bucket)).collect();
-        durable::sync_each(&dirs, durable::sync_dir)
+        durable::sync_each(&dirs, |dir| durable::sync_dir(dir))
     }
 
     /// The blob's bytes are safe elsewhere: staged becomes cached, as the most recently used. Fine if it is cached already.

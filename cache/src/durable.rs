@@ -1,7 +1,7 @@
 //! What must survive a loss of power: files, and the directory entries that name them.
 
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::error::CacheError;
 
@@ -20,18 +20,18 @@ pub(crate) fn sync_dir(path: &Path) -> Result<(), CacheError> {
     dir.sync_all().map_err(|error| CacheError::io("sync", path, error))
 }
 
-/// Syncs each path with `sync`; the first error of any, after all were tried.
-pub(crate) fn sync_each(
-    paths: &[PathBuf],
-    sync: impl Fn(&Path) -> Result<(), CacheError> + Sync,
+/// Does `sync` for each item; the first error of any, after all were tried.
+pub(crate) fn sync_each<Item: Sync>(
+    items: &[Item],
+    sync: impl Fn(&Item) -> Result<(), CacheError> + Sync,
 ) -> Result<(), CacheError> {
-    let sync_chunk = |chunk: &[PathBuf]| chunk.iter().map(|path| sync(path)).fold(Ok(()), Result::and);
-    let threads = paths.len().div_ceil(FILES_PER_THREAD).clamp(1, THREADS_MAX);
+    let sync_chunk = |chunk: &[Item]| chunk.iter().map(&sync).fold(Ok(()), Result::and);
+    let threads = items.len().div_ceil(FILES_PER_THREAD).clamp(1, THREADS_MAX);
     if threads == 1 {
-        return sync_chunk(paths);
+        return sync_chunk(items);
     }
     std::thread::scope(|scope| {
-        let chunks = paths.chunks(paths.len().div_ceil(threads));
+        let chunks = items.chunks(items.len().div_ceil(threads));
         let running: Vec<_> = chunks.map(|chunk| scope.spawn(move || sync_chunk(chunk))).collect();
         let ended = running.into_iter().map(|thread| thread.join().expect("syncing does not panic"));
         ended.fold(Ok(()), Result::and)

@@ -61,9 +61,6 @@ fn threads_leave_ledger_and_disk_in_agreement() {
                         Ok(())
                         | Err(CacheError::Full { .. } | CacheError::NoRoom { .. })
                         | Err(CacheError::NoBlob { .. } | CacheError::Exists { .. }) => {}
-                        // A staged blob may be removed or stored between the check and the sync.
-                        Err(CacheError::Io { op: "open", source, .. })
-                            if source.kind() == std::io::ErrorKind::NotFound => {}
                         Err(error) => panic!("seed {seed}: {error}"),
                     }
                 }
