@@ -119,11 +119,8 @@ impl BlobSource {
     /// Makes this node a keeper of a staged blob that another node has. True if bytes were copied.
     pub async fn adopt(&self, remote: &RemoteBlob) -> Result<bool, FsError> {
         let key = key(remote.blob);
-        match self.cache.tenant(key) {
-            Some(Tenant::Staged) => return Ok(false),
-            // A copy that may be evicted is no keeper's copy.
-            Some(Tenant::Cached) => self.cache.remove(key)?,
-            None => {}
+        if self.cache.tenant(key) == Some(Tenant::Staged) {
+            return Ok(false);
         }
         let fill = self.copy(remote, self.cache.fill_staged(key, remote.bytes)?).await?;
         tokio::task::spawn_blocking(move || fill.complete(None))

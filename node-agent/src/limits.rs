@@ -17,6 +17,9 @@ pub const LETTING_GO: Duration = Duration::from_millis(500);
 pub const SETTLE_SCAN: Duration = Duration::from_millis(500);
 /// A part of this size is uploaded at once: it will rarely be merged again soon.
 pub const SETTLED_BYTES: u64 = 64 << 20;
+/// Pauses after a failed upload: the object store may be away for an hour.
+pub const UPLOAD_RETRY_FIRST: Duration = Duration::from_secs(1);
+pub const UPLOAD_RETRY_LONGEST: Duration = Duration::from_secs(30);
 pub const PARALLEL_UPLOADS: usize = 4;
 pub const PARALLEL_COPIES: usize = 8;
 /// Statements that run on the engine at once while it is brought in line with a view.

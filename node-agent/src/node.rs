@@ -127,10 +127,15 @@ fn check(args: &Args) -> Result<EngineBinary, NodeError> {
     }
 }
 
-/// A mount that an agent left behind when it died answers everything with ENOTCONN.
+/// A mount that an agent left behind when it died answers everything with ENOTCONN: it is taken away. One that answers
+/// belongs to somebody who lives.
 fn clean_stale_mount(at: &Path, mistakes: &mut Vec<String>) {
-    let stale = std::fs::metadata(at).is_err_and(|error| error.raw_os_error() == Some(libc::ENOTCONN));
-    if !stale {
+    let dead = std::fs::metadata(at).is_err_and(|error| error.raw_os_error() == Some(libc::ENOTCONN));
+    if !dead {
+        if is_mount_point(at) {
+            let at = at.display();
+            mistakes.push(format!("{at} is mounted by a running process: stop it, or choose another --mount"));
+        }
         return;
     }
     tracing::warn!(mount = %at.display(), "cleaning up the mount of an agent that died");
@@ -138,6 +143,13 @@ fn clean_stale_mount(at: &Path, mistakes: &mut Vec<String>) {
         mistakes
             .push(format!("{} is a stale mount and cannot be cleaned up: {error}; run umount -l on it", at.display()));
     }
+}
+
+fn is_mount_point(at: &Path) -> bool {
+    use std::os::linux::fs::MetadataExt;
+    let device = |path: &Path| std::fs::metadata(path).map(|metadata| metadata.st_dev()).ok();
+    let Some(parent) = at.parent() else { return true };
+    device(at).is_some_and(|own| Some(own) != device(parent))
 }
 
 fn node_record(args: &Args) -> Node {

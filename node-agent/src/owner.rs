@@ -110,6 +110,8 @@ impl EngineOwner {
                 return engine.stop(limits::ENGINE_STOP).await;
             }
             tracing::error!("the engine ended by itself: starting it again");
+            // What it had in progress is of no use to its successor.
+            self.fs.unmount_all();
         }
     }
 
@@ -267,13 +269,10 @@ impl EngineOwner {
         sql: &SqlClient,
         present: &mut Present,
     ) -> Result<(), String> {
-        if present.databases.insert(SCRATCH_DATABASE.to_string()) {
-            run(sql, &tables::create_database(SCRATCH_DATABASE)).await?;
-        }
-        for database in &view.databases {
-            if !present.databases.contains(database.name.as_str()) {
-                run(sql, &tables::create_database(database.name.as_str())).await?;
-                present.databases.insert(database.name.to_string());
+        for database in view.databases.iter().map(|d| d.name.as_str()).chain([SCRATCH_DATABASE]) {
+            if !present.databases.contains(database) {
+                run(sql, &tables::create_database(database)).await?;
+                present.databases.insert(database.to_string());
             }
         }
         for shard in mine {

@@ -12,6 +12,7 @@ use moorhouse_catalog::{Location, ObjectKey, PartChange, Relocation};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use crate::controller::Backoff;
 use crate::fs::error::FsError;
 use crate::fs::settle::{StagedFile, StagedPart};
 use crate::fs::{Role, ShardFs};
@@ -22,6 +23,7 @@ use crate::metrics;
 pub async fn run(fs: Arc<ShardFs>, settle: Duration, stop: CancellationToken) {
     let mut ticks = tokio::time::interval(limits::SETTLE_SCAN);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut pause = Backoff::new(limits::UPLOAD_RETRY_FIRST, limits::UPLOAD_RETRY_LONGEST);
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
@@ -36,10 +38,19 @@ pub async fn run(fs: Arc<ShardFs>, settle: Duration, stop: CancellationToken) {
             settled.extend(staged.into_iter().filter(|p| p.age >= settle || p.bytes() >= limits::SETTLED_BYTES));
         }
         metrics::STAGED_PARTS.set(waiting as i64);
+        let tried = settled.len();
         let uploads = futures::stream::iter(settled).map(|part| upload_and_log(&fs, part));
         let uploaded = uploads.buffer_unordered(limits::PARALLEL_UPLOADS).take_until(stop.cancelled());
         let done = uploaded.filter(|done| std::future::ready(*done)).count().await;
         metrics::STAGED_PARTS.sub(done as i64);
+        if done == tried {
+            pause.reset();
+            continue;
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = pause.wait() => {}
+        }
     }
 }
 

@@ -154,6 +154,14 @@ impl ShardFs {
         committed.into_iter().map(|blob| blob.id).collect()
     }
 
+    /// Forgets everything in progress; the next view shows what is committed.
+    pub fn unmount_all(&self) {
+        let shards: Vec<ShardId> = self.mounted.read().expect("lock").epochs.keys().copied().collect();
+        for shard in shards {
+            self.unmount_shard(shard);
+        }
+    }
+
     /// Takes a dropped table out of the mount, with the local bytes that only it had.
     pub fn unmount_table(&self, table: TableId) {
         let mut gone = Vec::new();
