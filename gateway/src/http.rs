@@ -12,6 +12,7 @@ use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex};
 
 use hyper::body::Incoming;
+use hyper::header::HeaderValue;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response};
 use hyper_util::client::legacy::Client;
@@ -25,7 +26,7 @@ use tokio::sync::Semaphore;
 use tracing::Instrument;
 
 use crate::body::{Account, AnswerBody, RequestBody};
-use crate::classify::Statement;
+use crate::classify::{Statement, TableName};
 use crate::cluster::Cluster;
 use crate::controller::Controller;
 use crate::limits;
@@ -163,9 +164,7 @@ impl Endpoint {
             }
             Statement::Insert(table) => {
                 note(&mut account, Class::Insert);
-                let database = table.database.unwrap_or_else(|| self.session_database(&asked));
-                let owner = self.cluster.owner(&database, &table.table);
-                self.pass(asked, body, owner.as_ref().unwrap_or(&self.group), account).await
+                self.pass_insert(asked, body, table, account).await
             }
             Statement::KillQuery => {
                 note(&mut account, Class::Kill);
@@ -181,14 +180,32 @@ impl Endpoint {
 
     /// The database that an unqualified name means.
     fn session_database(&self, asked: &Asked) -> String {
-        if let Some(database) = asked.database() {
-            return database.to_owned();
+        let said = asked.database().map(str::to_owned).or_else(|| self.used_database(asked));
+        said.unwrap_or_else(|| "default".to_owned())
+    }
+
+    /// What the request's session said with `USE`.
+    fn used_database(&self, asked: &Asked) -> Option<String> {
+        let key = (asked.session()?.to_owned(), asked.user().to_owned());
+        self.session_databases.lock().expect("no holder panics").get(&key).cloned()
+    }
+
+    async fn pass_insert(
+        &self,
+        mut asked: Asked,
+        body: RequestBody,
+        table: TableName,
+        account: Account,
+    ) -> Response<AnswerBody> {
+        let database = table.database.unwrap_or_else(|| self.session_database(&asked));
+        let owner = self.cluster.owner(&database, &table.table).unwrap_or_else(|| self.group.clone());
+        if owner != self.group && asked.database().is_none() && self.used_database(&asked).is_some() {
+            // The session lives in this group; an engine of the other one has not heard its USE.
+            if let Ok(database) = HeaderValue::from_str(&database) {
+                asked.head.headers.insert("x-clickhouse-database", database);
+            }
         }
-        let used = asked.session().and_then(|session| {
-            let key = (session.to_owned(), asked.user().to_owned());
-            self.session_databases.lock().expect("no holder panics").get(&key).cloned()
-        });
-        used.unwrap_or_else(|| "default".to_owned())
+        self.pass(asked, body, &owner, account).await
     }
 
     async fn pass_use(

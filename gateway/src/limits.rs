@@ -4,6 +4,8 @@ use std::time::Duration;
 
 /// What the classifier sees of a statement; also the longest CREATE or DROP.
 pub const STATEMENT_PEEK_BYTES: usize = 64 * 1024;
+/// How much of a compressed body is read for that; more than the largest block of zstd, and of lz4 in its usual frame.
+pub const COMPRESSED_PEEK_BYTES: usize = 256 * 1024;
 /// How long a statement waits for a node of its group to be ready or to accept a connection.
 pub const HOLD: Duration = Duration::from_secs(10);
 /// Pause before a node that refused a connection is tried again, when it is the only one.

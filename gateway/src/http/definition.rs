@@ -19,7 +19,7 @@ const IS_A_USER: &str = "CHECK GRANT INSERT ON *.*";
 
 impl Endpoint {
     pub(super) async fn define(&self, asked: &Asked, definition: Ddl, mut account: Account) -> Response<AnswerBody> {
-        if asked.head.method != Method::POST && asked.head.method != Method::PUT {
+        if asked.head.method != Method::POST {
             let text = "Cannot execute query in readonly mode. For queries over HTTP, method GET implies readonly. \
                         You should use method POST for modifying queries";
             return answer::refusal(asked, &Exception::new(Code::ReadOnly, text), account);

@@ -69,6 +69,8 @@ impl Asked {
             None | Some("identity") => Coding::Plain,
             Some("gzip" | "x-gzip") => Coding::Gzip,
             Some("deflate") => Coding::Deflate,
+            Some("lz4") => Coding::Lz4,
+            Some("zstd") => Coding::Zstd,
             Some(_) => Coding::Other("this Content-Encoding"),
         }
     }
@@ -93,6 +95,9 @@ pub enum Coding {
     Gzip,
     /// With zlib's frame, as ClickHouse means it.
     Deflate,
+    /// In lz4's frame.
+    Lz4,
+    Zstd,
     /// One that the gateway does not read; said in words.
     Other(&'static str),
 }
