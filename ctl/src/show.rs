@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use comfy_table::presets::UTF8_FULL_CONDENSED;
-use comfy_table::{CellAlignment, Table};
+use comfy_table::{Cell, CellAlignment, Table};
 use serde_json::{Map, Value};
 
 use crate::args::Output;
@@ -38,12 +38,7 @@ impl Listing {
         let mut table = Table::new();
         table.load_style(UTF8_FULL_CONDENSED).set_header(self.columns.iter().map(|name| name.replace('_', " ")));
         for row in &self.rows {
-            table.add_row(row.iter().map(plain));
-        }
-        for (index, column) in table.column_iter_mut().enumerate() {
-            if self.rows.iter().any(|row| row[index].is_number()) {
-                column.set_cell_alignment(CellAlignment::Right);
-            }
+            table.add_row(row.iter().map(cell));
         }
         table.to_string()
     }
@@ -70,13 +65,14 @@ pub fn print_text(text: &str) -> Result<(), CtlError> {
     }
 }
 
-fn plain(value: &Value) -> String {
-    match value {
+fn cell(value: &Value) -> Cell {
+    let text = match value {
         Value::Null => String::new(),
         Value::String(text) => text.clone(),
         Value::Bool(yes) => (if *yes { "yes" } else { "no" }).to_owned(),
         other => other.to_string(),
-    }
+    };
+    Cell::new(text).set_alignment(if value.is_number() { CellAlignment::Right } else { CellAlignment::Left })
 }
 
 #[cfg(test)]

@@ -78,7 +78,8 @@ impl RunningProcess {
 
 struct ProcStat {
     parent: i32,
-    /// A zombie: it has ended, and its parent has not looked yet.
+    /// A zombie without threads: all of it has ended, and its parent has not looked yet. (While a thread is still on its way
+    /// out, perhaps of a file system call, the process holds on to its ports.)
     ended: bool,
     started_ticks: u64,
 }
@@ -88,8 +89,9 @@ impl ProcStat {
         let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         // The second field is the name in brackets, which may hold anything: the rest starts after the last bracket.
         let fields: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
+        let threads: u64 = fields.get(17)?.parse().ok()?;
         Some(Self {
-            ended: matches!(*fields.first()?, "Z" | "X"),
+            ended: matches!(*fields.first()?, "Z" | "X") && threads <= 1,
             parent: fields.get(1)?.parse().ok()?,
             started_ticks: fields.get(19)?.parse().ok()?,
         })
