@@ -168,13 +168,15 @@ pub const QUERIES: [Query; 5] = [
               WHERE c_mktsegment = 'BUILDING' AND o_orderdate < toDate('1995-03-15') AND l_shipdate > toDate('1995-03-15') \
               GROUP BY l_orderkey, o_orderdate, o_shippriority ORDER BY revenue DESC, o_orderdate, l_orderkey LIMIT 10",
     },
+    // The nations are compared by a difference: with an equality, ClickHouse 26.7 may join all customers with all suppliers of
+    // their nation first, which takes minutes at scale 0.1.
     Query {
         name: "Q5",
         sql: "SELECT n_name, sum(l_extendedprice * (1 - l_discount)) AS revenue FROM tpch.lineitem \
               JOIN tpch.orders ON l_orderkey = o_orderkey JOIN tpch.customer ON c_custkey = o_custkey \
-              JOIN tpch.supplier ON l_suppkey = s_suppkey AND c_nationkey = s_nationkey \
+              JOIN tpch.supplier ON l_suppkey = s_suppkey \
               JOIN tpch.nation ON s_nationkey = n_nationkey JOIN tpch.region ON n_regionkey = r_regionkey \
-              WHERE r_name = 'ASIA' AND o_orderdate >= toDate('1994-01-01') AND o_orderdate < toDate('1995-01-01') \
+              WHERE r_name = 'ASIA' AND c_nationkey - s_nationkey = 0 AND o_orderdate >= toDate('1994-01-01') AND o_orderdate < toDate('1995-01-01') \
               GROUP BY n_name ORDER BY revenue DESC, n_name",
     },
     Query {
