@@ -213,7 +213,7 @@ mod tests {
             "--lease-ttl-ms",
             "1",
             "--delete-grace-ms",
-            "-1",
+            "soon",
         ])
         .expect_err("all wrong");
         assert_eq!(mistakes.len(), 9, "{mistakes:#?}");

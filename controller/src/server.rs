@@ -202,8 +202,8 @@ async fn serve(config: &Config, services: Services, tasks: &TaskGroup) -> Result
         .http2_keepalive_interval(Some(Duration::from_secs(5)))
         .add_service(ControllerServer::new(controller).max_decoding_message_size(limits::MESSAGE_BYTES))
         .add_service(AdminServer::new(admin))
-        .serve_with_incoming(TcpListenerStream::new(listener));
-    tasks.spawn("grpc", async move {
+        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), tasks.token().cancelled_owned());
+    tasks.spawn_uncancelled("grpc", async move {
         if let Err(error) = serving.await {
             error!(%error, "the gRPC server has ended");
         }

@@ -1,0 +1,10 @@
+//! The controller from outside, over gRPC: an in-process server, and scripted agents that play the nodes.
+
+mod harness;
+
+mod commits;
+mod ddl;
+mod moves;
+mod process;
+mod registration;
+mod restart;
