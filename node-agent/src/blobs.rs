@@ -3,18 +3,19 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::Write;
+use std::ops::Range;
 use std::sync::{Arc, RwLock};
 
 use bytes::Bytes;
 use moorhouse_cache::{BlobCache, BlobKey, CacheError, Fill, Tenant};
-use moorhouse_catalog::{BlobId, Location, NodeName, NodeView};
+use moorhouse_catalog::{BlobId, Location, NodeName, NodeView, ObjectKey};
 use moorhouse_objects::Objects;
 use moorhouse_proto::ReadBlobRequest;
 use moorhouse_proto::agent_client::AgentClient;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::fs::error::FsError;
-use crate::fs::io::{Opened, RemoteBlob};
+use crate::fs::io::{Opened, RemoteBlob, Wanted};
 use crate::limits;
 use crate::metrics;
 
@@ -71,16 +72,55 @@ impl BlobSource {
     }
 
     /// Brings a blob into the cache, once for all who wait for it; serves it by range where the cache has no room.
-    pub async fn fetch(&self, remote: RemoteBlob) -> Result<Opened, FsError> {
+    pub async fn fetch(&self, wanted: Wanted) -> Result<Opened, FsError> {
+        let Wanted { blob, companions } = wanted;
         let fetched = self
             .cache
-            .get_or_fetch(key(remote.blob), remote.bytes, checksum(&remote.location), |fill| self.copy(&remote, fill))
+            .get_or_fetch(key(blob.blob), blob.bytes, checksum(&blob.location), |fill| async {
+                if companions.is_empty() {
+                    self.copy(&blob, fill).await
+                } else {
+                    self.copy_head(&blob, &companions, fill).await
+                }
+            })
             .await;
         match fetched {
             Ok(file) => Ok(Opened::Local(file)),
-            Err(CacheError::NoRoom { .. }) => Ok(Opened::Remote(remote)),
+            Err(CacheError::NoRoom { .. }) => Ok(Opened::Remote(blob)),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Copies a blob and its companions with one request to the object store.
+    async fn copy_head(&self, wanted: &RemoteBlob, companions: &[RemoteBlob], mut fill: Fill) -> Result<Fill, FsError> {
+        let spans = std::iter::once(wanted).chain(companions).filter_map(span);
+        let (start, end) = spans.fold((u64::MAX, 0), |(start, end), span| (start.min(span.start), end.max(span.end)));
+        let Location::Stored { object, .. } = &wanted.location else { return self.copy(wanted, fill).await };
+        let head = self.get_object(object, start, end - start).await?;
+        let part =
+            |blob: &RemoteBlob| span(blob).map(|s| head.slice((s.start - start) as usize..(s.end - start) as usize));
+        if let Some(content) = part(wanted) {
+            fill.write_all(&content)?;
+        }
+        for companion in companions {
+            let Some(content) = part(companion) else { continue };
+            if let Err(error) = self.keep(companion, &content) {
+                tracing::debug!(blob = %companion.blob, %error, "a companion is fetched when it is asked for");
+            }
+        }
+        Ok(fill)
+    }
+
+    fn keep(&self, blob: &RemoteBlob, content: &[u8]) -> Result<(), FsError> {
+        let mut fill = self.cache.fill(key(blob.blob), blob.bytes)?;
+        fill.write_all(content)?;
+        fill.complete(checksum(&blob.location))?;
+        Ok(())
+    }
+
+    async fn get_object(&self, object: &ObjectKey, offset: u64, bytes: u64) -> Result<Bytes, FsError> {
+        let got = self.objects.get_range(object.as_str(), offset, bytes).await;
+        got.map_err(|error| FsError::Unavailable(error.to_string()))
     }
 
     /// Reads a range from where the blob is kept for good.
@@ -90,11 +130,7 @@ impl BlobSource {
             return Ok(Bytes::new());
         }
         match &remote.location {
-            Location::Stored { object, offset: base, .. } => self
-                .objects
-                .get_range(object.as_str(), base + offset, bytes)
-                .await
-                .map_err(|error| FsError::Unavailable(error.to_string())),
+            Location::Stored { object, offset: base, .. } => self.get_object(object, base + offset, bytes).await,
             Location::Staged { node } => self.read_peer(node, remote.blob, offset, bytes).await,
         }
     }
@@ -143,6 +179,14 @@ impl BlobSource {
     /// A local copy's descriptor, for a peer that asks.
     pub fn open_local(&self, blob: BlobId) -> Result<Option<File>, FsError> {
         Ok(self.cache.open_file(key(blob), false)?)
+    }
+}
+
+/// Where in its object a stored blob lies.
+fn span(blob: &RemoteBlob) -> Option<Range<u64>> {
+    match &blob.location {
+        Location::Stored { offset, .. } => Some(*offset..offset + blob.bytes),
+        Location::Staged { .. } => None,
     }
 }
 

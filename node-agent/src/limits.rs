@@ -26,6 +26,8 @@ pub const PARALLEL_COPIES: usize = 8;
 pub const PARALLEL_STATEMENTS: usize = 8;
 pub const REFRESH_QUEUE: usize = 1024;
 pub const ENGINE_QUEUE: usize = 64;
+/// What one request brings of an object's head: all small files of a part, and small parts whole.
+pub const OBJECT_HEAD_BYTES: u64 = 1 << 20;
 /// Largest read from a peer or the object store at once, and so the memory that one copy takes.
 pub const FETCH_PIECE_BYTES: u64 = 8 << 20;
 pub const BLOB_CHUNK_BYTES: usize = 1 << 20;

@@ -29,13 +29,19 @@ fn shards() -> ShardCount {
     ShardCount::new(SHARDS).expect("within bounds")
 }
 
-/// A run of free ports, as long as nobody takes them in between.
+/// A run of free ports. Each call of this process gets other ones.
 fn free_base(count: u16) -> u16 {
-    (20_000..60_000)
-        .step_by(97)
-        .map(|base: u16| base + (std::process::id() % 89) as u16)
-        .find(|base| (0..count).all(|k| TcpListener::bind(("127.0.0.1", base + k)).is_ok()))
-        .expect("free ports")
+    static NEXT: Mutex<u16> = Mutex::new(0);
+    let mut next = NEXT.lock().expect("unpoisoned");
+    if *next == 0 {
+        *next = 20_000 + (std::process::id() % 300) as u16 * 100;
+    }
+    while (0..count).any(|k| TcpListener::bind(("127.0.0.1", *next + k)).is_err()) {
+        *next += 1;
+    }
+    let base = *next;
+    *next += count;
+    base
 }
 
 /// An engine with its own router, as on a node.
@@ -83,13 +89,14 @@ struct Group {
     a: Node,
     b: Node,
     disks: PathBuf,
-    table: uuid::Uuid,
+    /// One for each shard: a server may hold several.
+    tables: [uuid::Uuid; SHARDS as usize],
 }
 
 impl Group {
     async fn start(dir: &Path, tasks: &TaskGroup) -> Self {
         let (a, b) = tokio::join!(Node::start("a", dir, tasks), Node::start("b", dir, tasks));
-        let group = Self { a, b, disks: dir.join("disks"), table: uuid::Uuid::new_v4() };
+        let group = Self { a, b, disks: dir.join("disks"), tables: std::array::from_fn(|_| uuid::Uuid::new_v4()) };
         group.attach(&group.a, MOVING, "CREATE").await;
         group.attach(&group.b, RESTING, "CREATE").await;
         for node in [&group.a, &group.b] {
@@ -107,7 +114,8 @@ impl Group {
 
     async fn attach(&self, node: &Node, shard: ShardId, verb: &str) {
         node.run(&format!("CREATE DATABASE shard_{shard}")).await;
-        let Self { disks, table, .. } = self;
+        let Self { disks, tables, .. } = self;
+        let table = tables[usize::from(shard.0)];
         let sql = format!(
             "{verb} TABLE shard_{shard}.orders_1 UUID '{table}' (id UInt64, v String) ENGINE = MergeTree ORDER BY id \
              SETTINGS disk = disk(name = 'shard_{shard}', type = 'local', path = '{}/{shard}/')",

@@ -391,10 +391,10 @@ impl Filesystem for Door {
         match self.fs.open(Ino(ino.0), write) {
             Ok(Opening::Ready(opened)) => self.answer_open(Ino(ino.0), opened, reply),
             Err(error) => reply.error(errno(&error, "open", ino)),
-            Ok(Opening::Fetch(remote)) => {
+            Ok(Opening::Fetch(wanted)) => {
                 let door = self.share();
                 self.runtime.spawn(async move {
-                    match door.fs.fetch(remote).await {
+                    match door.fs.fetch(wanted).await {
                         Ok(opened) => door.answer_open(Ino(ino.0), opened, reply),
                         Err(error) => reply.error(errno(&error, "fetch", ino)),
                     }

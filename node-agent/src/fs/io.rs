@@ -3,13 +3,14 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
-use moorhouse_catalog::{BlobId, Location};
+use moorhouse_catalog::{BlobId, Location, ObjectKey};
 
 use super::error::FsError;
 use super::ops::Attributes;
 use super::tree::{Blob, Body, Ino, Sealed, TreeError};
 use super::{ShardFs, tree};
 use crate::blobs::key;
+use crate::limits;
 
 /// Where an opened file's bytes are.
 pub enum Opened {
@@ -31,7 +32,15 @@ pub struct RemoteBlob {
 /// What an open needs before it can answer.
 pub enum Opening {
     Ready(Opened),
-    Fetch(RemoteBlob),
+    Fetch(Wanted),
+}
+
+/// A blob to fetch, and what one request may bring with it.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    pub blob: RemoteBlob,
+    /// Other absent files at the head of the same object: the engine opens a part's small files one after another.
+    pub companions: Vec<RemoteBlob>,
 }
 
 impl ShardFs {
@@ -77,13 +86,34 @@ impl ShardFs {
         }
         match blob.sealed {
             None => Err(FsError::Lost(blob.id)),
-            Some(Sealed { bytes, location }) => Ok(Opening::Fetch(RemoteBlob { blob: blob.id, bytes, location })),
+            Some(Sealed { bytes, location }) => {
+                let blob = RemoteBlob { blob: blob.id, bytes, location };
+                let companions = self.companions(ino, &blob)?;
+                Ok(Opening::Fetch(Wanted { blob, companions }))
+            }
         }
     }
 
     /// Brings a blob here, whole where the cache has room.
-    pub async fn fetch(&self, remote: RemoteBlob) -> Result<Opened, FsError> {
-        self.source.fetch(remote).await
+    pub async fn fetch(&self, wanted: Wanted) -> Result<Opened, FsError> {
+        self.source.fetch(wanted).await
+    }
+
+    fn companions(&self, ino: Ino, wanted: &RemoteBlob) -> Result<Vec<RemoteBlob>, FsError> {
+        let Some(object) = head_object(wanted) else { return Ok(Vec::new()) };
+        let tree = self.tree.read().expect("lock");
+        let mut companions = Vec::new();
+        for (_, file) in tree.files_below(tree.get(ino)?.home)? {
+            let Body::Blob(Blob { id, sealed: Some(Sealed { bytes, location }) }) = &tree.get(file)?.body else {
+                continue;
+            };
+            let blob = RemoteBlob { blob: *id, bytes: *bytes, location: location.clone() };
+            let absent = *id != wanted.blob && self.cache.tenant(key(*id)).is_none();
+            if absent && head_object(&blob) == Some(object) {
+                companions.push(blob);
+            }
+        }
+        Ok(companions)
     }
 
     pub fn read_small(&self, ino: Ino, offset: u64, bytes: u32) -> Result<Vec<u8>, FsError> {
@@ -107,6 +137,14 @@ impl ShardFs {
             tree::Body::Small(small) => Ok(small.write(offset, data)?),
             tree::Body::Blob(_) | tree::Body::Dir(_) => Err(FsError::BadHandle),
         }
+    }
+}
+
+/// The object at whose head the blob lies, if it does.
+fn head_object(blob: &RemoteBlob) -> Option<&ObjectKey> {
+    match &blob.location {
+        Location::Stored { object, offset, .. } if offset + blob.bytes <= limits::OBJECT_HEAD_BYTES => Some(object),
+        Location::Stored { .. } | Location::Staged { .. } => None,
     }
 }
 

@@ -192,6 +192,11 @@ impl ShardFs {
         self.mounted.read().expect("lock").epochs.get(&shard).copied()
     }
 
+    /// How many blobs are here that could be had again.
+    pub fn cached_blobs(&self) -> u64 {
+        self.cache.stats().cached_blobs
+    }
+
     /// What this node may do with a table shard; None if the shard or the table is not shown here.
     pub fn role(&self, ts: TableShard) -> Option<Role> {
         let mounted = self.mounted.read().expect("lock");

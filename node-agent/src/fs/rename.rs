@@ -288,13 +288,12 @@ impl ShardFs {
 
     fn dirty_small(&self, ino: Ino) -> Option<TableShard> {
         let tree = self.tree.read().expect("lock");
-        let Body::Small(small) = &tree.get(ino).ok()?.body else { return None };
-        if !small.is_dirty() {
-            return None;
-        }
-        match tree.place(small.parent?).ok()? {
-            Place::Table { shard, .. } if self.role(shard) == Some(Role::Writer) => Some(shard),
-            Place::Table { .. } | Place::Fixed | Place::Scratch => None,
+        let node = tree.get(ino).ok()?;
+        match (&node.body, tree.place(node.home).ok()?) {
+            (Body::Small(small), Place::Table { shard, .. }) if small.is_dirty() => {
+                (self.role(shard) == Some(Role::Writer)).then_some(shard)
+            }
+            _ => None,
         }
     }
 

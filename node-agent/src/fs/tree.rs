@@ -44,6 +44,8 @@ pub struct Node {
     pub mtime: SystemTime,
     /// Names that point here; 0 once unlinked.
     pub nlink: u32,
+    /// The directory that it was made in or last renamed into; hard links elsewhere do not count.
+    pub home: Ino,
     /// How often the kernel was told of this inode and has not forgotten.
     lookups: u64,
     pub body: Body,
@@ -87,8 +89,6 @@ pub struct Small {
     pub changes: u64,
     /// `changes` at the last commit.
     pub committed: u64,
-    /// The directory that has it (a small file has one name in practice; with more, the newest).
-    pub parent: Option<Ino>,
 }
 
 /// One directory entry, as readdir wants it.
@@ -115,7 +115,14 @@ impl Default for Tree {
 impl Tree {
     pub fn new() -> Self {
         let root = Dir { parent: ROOT, name: String::new(), children: BTreeMap::new(), loaded: true };
-        let node = Node { mode: 0o755, mtime: SystemTime::UNIX_EPOCH, nlink: 1, lookups: 1, body: Body::Dir(root) };
+        let node = Node {
+            mode: 0o755,
+            mtime: SystemTime::UNIX_EPOCH,
+            nlink: 1,
+            home: ROOT,
+            lookups: 1,
+            body: Body::Dir(root),
+        };
         Self { nodes: HashMap::from([(ROOT, node)]), blobs: HashMap::new(), next: ROOT.0 + 1 }
     }
 
@@ -208,13 +215,10 @@ impl Tree {
         }
         dir.children.insert(name.to_string(), ino);
         self.next += 1;
-        let mut body = body;
-        match &mut body {
-            Body::Dir(_) => {}
-            Body::Blob(blob) => drop(self.blobs.insert(blob.id, ino)),
-            Body::Small(small) => small.parent = Some(parent),
+        if let Body::Blob(blob) = &body {
+            self.blobs.insert(blob.id, ino);
         }
-        self.nodes.insert(ino, Node { mode: mode & 0o7777, mtime: now, nlink: 1, lookups: 0, body });
+        self.nodes.insert(ino, Node { mode: mode & 0o7777, mtime: now, nlink: 1, home: parent, lookups: 0, body });
         self.touch(parent, now);
         Ok(ino)
     }
@@ -345,13 +349,11 @@ impl Tree {
 
     fn place_at(&mut self, ino: Ino, (parent, name): (Ino, &str)) -> Result<(), TreeError> {
         self.dir_mut(parent)?.children.insert(name.to_string(), ino);
-        match &mut self.get_mut(ino)?.body {
-            Body::Dir(dir) => {
-                dir.parent = parent;
-                dir.name = name.to_string();
-            }
-            Body::Small(small) => small.parent = Some(parent),
-            Body::Blob(_) => {}
+        let node = self.get_mut(ino)?;
+        node.home = parent;
+        if let Body::Dir(dir) = &mut node.body {
+            dir.parent = parent;
+            dir.name = name.to_string();
         }
         Ok(())
     }

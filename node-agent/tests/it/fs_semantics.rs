@@ -178,3 +178,29 @@ fn a_gap_in_the_changelog_is_closed_with_a_snapshot() {
     follow(&writer, &reader);
     assert_eq!(names(&reader.dir()), ["all_1_1_0", "all_2_2_0", "format_version.txt"]);
 }
+
+#[test]
+fn one_request_brings_all_small_files_of_a_part() {
+    let writer = Rig::new("etl");
+    writer.insert("all_1_1_0", b"stored content").unwrap();
+    let stop = tokio_util::sync::CancellationToken::new();
+    let uploads = moorhouse_node_agent::upload::run(writer.fs.clone(), Duration::ZERO, stop.clone());
+    let uploading = writer.runtime.spawn(uploads);
+    let stored = |ts| {
+        let snapshot = writer.script.snapshot(ts);
+        snapshot.parts[0].files.iter().all(|f| matches!(f.location, Location::Stored { .. }))
+    };
+    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    while !stored(writer.table) {
+        assert!(std::time::Instant::now() < deadline, "the part was not uploaded");
+        std::thread::yield_now();
+    }
+    stop.cancel();
+    writer.runtime.block_on(uploading).unwrap();
+    let reader = Rig::beside(&writer, "bi");
+    let part = reader.dir().join("all_1_1_0");
+    assert_eq!(reader.fs.cached_blobs(), 0);
+    assert_eq!(fs::read(part.join("data.bin")).unwrap(), b"stored content");
+    assert_eq!(reader.fs.cached_blobs(), 2, "count.txt came along");
+    assert_eq!(fs::read(part.join("count.txt")).unwrap(), b"7");
+}

@@ -77,6 +77,11 @@ impl Controller for Scripted {
             !change.inodes_removed.contains(&i.path) && !change.inodes_put.iter().any(|p| p.path == i.path)
         });
         shard.inodes.extend(change.inodes_put);
+        for file in shard.parts.iter_mut().flat_map(|m| &mut m.files) {
+            if let Some(relocation) = change.relocated.iter().find(|r| r.blob == file.blob) {
+                file.location = relocation.location.clone();
+            }
+        }
         shard.version = shard.version.next();
         Ok(Response::new(wire::CommitPartsReply { version: shard.version.0 }))
     }
@@ -137,9 +142,21 @@ impl Rig {
         Self::with(group, Arc::default(), TableShard { table: TableId::random(), shard: ShardId(0) })
     }
 
+    /// A node with this script; what it stores is its own.
     pub fn with(group: &str, script: Arc<Script>, table: TableShard) -> Self {
-        let runtime = Runtime::new().unwrap();
         let dir = tempfile::tempdir().unwrap();
+        let objects = dir.path().join("objects");
+        Self::make(group, script, table, dir, objects)
+    }
+
+    /// A node with another's script and objects.
+    pub fn beside(other: &Rig, group: &str) -> Self {
+        let objects = other.dir.path().join("objects");
+        Self::make(group, other.script.clone(), other.table, tempfile::tempdir().unwrap(), objects)
+    }
+
+    fn make(group: &str, script: Arc<Script>, table: TableShard, dir: TempDir, objects: PathBuf) -> Self {
+        let runtime = Runtime::new().unwrap();
         let node = NodeName::new(format!("{group}-0")).unwrap();
         let served = script.clone();
         let (fs, mount) = runtime.block_on(async {
@@ -147,7 +164,7 @@ impl Rig {
             let url = format!("http://{}", listener.local_addr().unwrap());
             let server = tonic::transport::Server::builder().add_service(ControllerServer::new(Scripted(served)));
             tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
-            let objects = format!("file://{}", dir.path().join("objects").display()).parse().unwrap();
+            let objects = format!("file://{}", objects.display()).parse().unwrap();
             let objects = Objects::open(&objects).await.unwrap();
             let cache = BlobCache::open(&dir.path().join("blobs"), 1 << 30).unwrap();
             let controller = ControllerClient::new(&url, node.clone()).unwrap();
