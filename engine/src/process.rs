@@ -20,10 +20,12 @@ use tokio::process::{Child, Command};
 use crate::binary::{EngineBinary, EngineVersion};
 use crate::config::{EngineConfig, EngineKind};
 use crate::error::EngineError;
-use crate::sql::SqlClient;
+use crate::sql::{SqlClient, SqlError};
 
 /// A busy machine with a cold page cache takes seconds to load 600 MB of engine.
 const START_DEADLINE: Duration = Duration::from_secs(60);
+/// To one question while it starts.
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 const READY_POLL: Duration = Duration::from_millis(20);
 /// Of the log, shown in errors.
 const LOG_TAIL_BYTES: usize = 4096;
@@ -105,7 +107,8 @@ impl Engine {
             if let Ok(Some(status)) = self.child.try_wait() {
                 return Err(EngineError::Died { status, log: log_tail(config) });
             }
-            let last = match self.sql.query("SELECT version()").await {
+            let asked = tokio::time::timeout(ANSWER_LIMIT, self.sql.query("SELECT version()")).await;
+            let last = match asked.unwrap_or_else(|_| Err(SqlError::Transport("no answer yet".into()))) {
                 Ok(text) => match EngineVersion::parse(&text) {
                     Some(version) => return Ok(version),
                     None => format!("its version is {text:?}"),

@@ -60,6 +60,41 @@ async fn a_dropped_engine_is_gone() {
     panic!("process {pid} is still there");
 }
 
+/// Set in the process that [`an_engine_dies_with_its_parent`] starts and that is killed.
+const DOOMED_DIR: &str = "MOORHOUSE_TEST_DOOMED_DIR";
+
+/// Does nothing unless started by [`an_engine_dies_with_its_parent`].
+#[tokio::test]
+async fn doomed_parent() {
+    let Some(dir) = std::env::var_os(DOOMED_DIR) else { return };
+    let engine = engine(&config(Path::new(&dir))).await;
+    std::fs::write(Path::new(&dir).join("pid"), engine.pid().to_string()).expect("write");
+    nix::sys::signal::raise(nix::sys::signal::Signal::SIGKILL).expect("die");
+}
+
+#[test]
+fn an_engine_dies_with_its_parent() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let parent = std::process::Command::new(std::env::current_exe().expect("this test"))
+        .args(["--exact", "doomed_parent"])
+        .env(DOOMED_DIR, dir.path())
+        .status()
+        .expect("starts");
+    assert!(!parent.success());
+    let pid = std::fs::read_to_string(dir.path().join("pid")).expect("the engine had started");
+    let pid: u32 = pid.parse().expect("a number");
+    let deadline = std::time::Instant::now() + STOP;
+    // Whoever adopted it reaps it.
+    while is_running(pid) && !is_zombie(pid) {
+        assert!(std::time::Instant::now() < deadline, "process {pid} outlived its parent");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn is_zombie(pid: u32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| stat.contains(") Z "))
+}
+
 #[tokio::test]
 async fn a_taken_port_is_told_before_the_start() {
     let dir = tempfile::tempdir().expect("tempdir");
