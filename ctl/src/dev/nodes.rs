@@ -85,8 +85,9 @@ async fn start_node(
     outcome
 }
 
+/// Up, and in step with a view: until then the controller gives it no shard.
 async fn wait_until_listed_up(controller: &mut Controller, name: &str, deadline: Instant) -> Result<(), CtlError> {
-    while !find(controller, name).await?.is_some_and(|node| node.up) {
+    while !find(controller, name).await?.is_some_and(|node| node.up && node.view_revision > 0) {
         if Instant::now() >= deadline {
             return Err(CtlError::failed(format!("the controller does not count {name} as up: look at its log")));
         }
