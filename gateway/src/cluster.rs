@@ -222,7 +222,9 @@ mod tests {
     fn statements_and_connections_are_counted_apart() {
         let cluster = cluster(&[("a", true), ("b", true)]);
         let statement = cluster.pick(&group("etl"), Work::Statement, None, &[]).expect("ready");
-        let other = cluster.pick(&group("etl"), Work::Statement, None, &[statement.node.node.clone()]).expect("ready");
+        let other = cluster
+            .pick(&group("etl"), Work::Statement, None, std::slice::from_ref(&statement.node.node))
+            .expect("ready");
         let connections: Vec<_> = (0..4).map(|_| cluster.pick(&group("etl"), Work::Connection, None, &[])).collect();
         let on = |node: &NodeName| connections.iter().flatten().filter(|lease| lease.node.node == *node).count();
         assert_eq!((on(&statement.node.node), on(&other.node.node)), (2, 2));
