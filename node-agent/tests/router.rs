@@ -127,13 +127,8 @@ impl Group {
     /// Holds everywhere, detaches, attaches, releases; returns the hold's length.
     async fn move_shard(&self, from: &Node, to: &Node) -> Duration {
         let started = Instant::now();
-        let (first, second) = loop {
-            let holds = tokio::join!(self.a.router.hold(MOVING, DRAIN, HOLD), self.b.router.hold(MOVING, DRAIN, HOLD));
-            match holds {
-                (Ok(first), Ok(second)) => break (first, second),
-                other => panic!("the hold failed: {other:?}"),
-            }
-        };
+        let holds = tokio::join!(self.a.router.hold(MOVING, DRAIN, HOLD), self.b.router.hold(MOVING, DRAIN, HOLD));
+        let (Ok(first), Ok(second)) = holds else { panic!("the hold failed: {holds:?}") };
         let drained = started.elapsed();
         from.run(&format!("DETACH TABLE shard_{MOVING}.orders_1 PERMANENTLY SYNC")).await;
         from.run(&format!("DROP DATABASE shard_{MOVING} SYNC")).await;
