@@ -53,9 +53,9 @@ async fn answers_and_errors_are_the_engines_own() {
         let ask = async |client: &Client, id: String| {
             let request = Request::post(*sql).sales().with("query_id", &id).header("x-clickhouse-database", "system");
             let answer = client.send(request).await;
-            assert_eq!(answer.header("x-clickhouse-query-id"), id, "{sql}");
+            let echoed = answer.header("x-clickhouse-query-id") == id;
             let headers = ["x-clickhouse-exception-code", "content-type", "x-clickhouse-format"];
-            (answer.status, headers.map(|name| answer.header(name).to_owned()), answer.text())
+            (answer.status, echoed, headers.map(|name| answer.header(name).to_owned()), answer.text())
         };
         let through = ask(&world.etl, format!("through-{n}")).await;
         assert_eq!(through, ask(&direct, format!("plain-{n}")).await, "{sql}");
