@@ -68,7 +68,8 @@ fn quotas<'a>(
         candidates.iter().map(|c| (&c.name, (total * weight(c) / weights) as usize)).collect();
     let mut left = total as usize - quotas.values().sum::<usize>();
     // Who holds more than its floor keeps one more, for that saves a move; then the largest remainder; then the name.
-    let mut order: Vec<&Candidate> = candidates.iter().filter(|c| total * weight(c) % weights != 0).collect();
+    let mut order: Vec<&Candidate> =
+        candidates.iter().filter(|c| !(total * weight(c)).is_multiple_of(weights)).collect();
     order.sort_by_key(|c| {
         let above = held[&c.name].len() > quotas[&c.name];
         (!above, std::cmp::Reverse(total * weight(c) % weights), &c.name)

@@ -35,6 +35,9 @@ pub enum StoreError {
     Open(String),
 }
 
+/// A stored record as it lies there.
+pub type KeyValue = (Vec<u8>, Vec<u8>);
+
 /// The right to write, for as long as it lasts.
 #[derive(Debug)]
 pub struct Leadership {
@@ -64,7 +67,7 @@ impl Leadership {
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
     /// Every record whose key begins with `prefix`, sorted by key, as of one moment.
-    async fn range(&self, prefix: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError>;
+    async fn range(&self, prefix: &[u8]) -> Result<Vec<KeyValue>, StoreError>;
 
     /// Waits until this process leads. The store keeps the leadership alive until it is dropped; if the process dies,
     /// another may lead after `ttl`.

@@ -110,7 +110,7 @@ async fn embedded_conforms() {
 #[tokio::test]
 async fn etcd_conforms() {
     let etcd = Etcd::start().await;
-    let store = Arc::new(EtcdStore::connect(&[etcd.endpoint.clone()], "wh/one").await.expect("connects"));
+    let store = Arc::new(EtcdStore::connect(std::slice::from_ref(&etcd.endpoint), "wh/one").await.expect("connects"));
     conforms(store, || async {
         let mut client = etcd.client().await;
         let leader = client.get("wh/one/leader", None).await.expect("answers");
@@ -151,7 +151,8 @@ async fn embedded_keeps_its_records_and_refuses_a_second_process() {
 #[tokio::test]
 async fn etcd_that_is_not_there_is_named() {
     let endpoint = format!("127.0.0.1:{}", free_ports()[0]);
-    let error = EtcdStore::connect(&[endpoint.clone()], "p").await.err().expect("nobody answers").to_string();
+    let error =
+        EtcdStore::connect(std::slice::from_ref(&endpoint), "p").await.err().expect("nobody answers").to_string();
     assert!(error.contains(&endpoint) && error.contains("--store") && !error.contains('\n'), "{error}");
 }
 
@@ -160,7 +161,7 @@ async fn etcd_that_is_not_there_is_named() {
 async fn etcd_finishes_or_drops_a_broken_off_commit() {
     let etcd = Etcd::start().await;
     let mut client = etcd.client().await;
-    let store = EtcdStore::connect(&[etcd.endpoint.clone()], "p").await.expect("connects");
+    let store = EtcdStore::connect(std::slice::from_ref(&etcd.endpoint), "p").await.expect("connects");
     drop(lead(&store).await);
     // kind, key, value, each with its length: the journal's own encoding.
     let piece = |key: &str| -> Vec<u8> {

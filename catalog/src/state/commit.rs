@@ -233,7 +233,7 @@ fn relocate(shard: &Shard, relocated: &[Relocation], overlay: &mut Overlay) -> V
     };
     let mut effective = BTreeSet::new();
     let mut moved = Vec::new();
-    let kept = shard.parts.iter().filter(|(path, _)| !overlay.contains_key(*path)).map(|(path, part)| (path, part));
+    let kept = shard.parts.iter().filter(|(path, _)| !overlay.contains_key(*path));
     let touched = overlay.iter().filter_map(|(path, part)| Some((path, part.as_ref()?)));
     for (path, part) in kept.chain(touched) {
         if !part.files.iter().any(|file| new_place(file).is_some()) {

@@ -13,7 +13,7 @@ use redb::{Database, ReadableDatabase, TableDefinition};
 
 use crate::entry::Write;
 use crate::store::memory::MemoryStore;
-use crate::store::{Leadership, Store, StoreError};
+use crate::store::{KeyValue, Leadership, Store, StoreError};
 
 const RECORDS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("records");
 
@@ -63,7 +63,7 @@ impl EmbeddedStore {
 
 #[async_trait]
 impl Store for EmbeddedStore {
-    async fn range(&self, prefix: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+    async fn range(&self, prefix: &[u8]) -> Result<Vec<KeyValue>, StoreError> {
         let (database, prefix) = (Arc::clone(&self.database), prefix.to_vec());
         blocking(move || read_prefix(&database, &prefix)).await
     }
@@ -112,7 +112,7 @@ fn write_all(database: &Database, writes: Vec<Write>) -> Result<(), redb::Error>
     Ok(())
 }
 
-fn read_prefix(database: &Database, prefix: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, redb::Error> {
+fn read_prefix(database: &Database, prefix: &[u8]) -> Result<Vec<KeyValue>, redb::Error> {
     let records = database.begin_read()?.open_table(RECORDS)?;
     let mut found = Vec::new();
     for record in records.range(prefix..)? {

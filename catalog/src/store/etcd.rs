@@ -20,7 +20,7 @@ use moorhouse_base::tasks::TaskGroup;
 use tokio_util::sync::CancellationToken;
 
 use crate::entry::Write;
-use crate::store::{Leadership, Store, StoreError};
+use crate::store::{KeyValue, Leadership, Store, StoreError};
 
 /// etcd's default `--max-txn-ops` is 128; one is the counter's.
 const MAX_OPERATIONS: usize = 127;
@@ -148,7 +148,7 @@ impl EtcdStore {
     }
 
     /// Page by page at one revision.
-    async fn range_raw(&self, prefix: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+    async fn range_raw(&self, prefix: &[u8]) -> Result<Vec<KeyValue>, StoreError> {
         let mut end = prefix.to_vec();
         if let Some(last) = end.last_mut() {
             *last += 1; // Prefixes are text, so the last byte is never 0xff.
@@ -201,7 +201,7 @@ impl EtcdStore {
 
 #[async_trait]
 impl Store for EtcdStore {
-    async fn range(&self, prefix: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+    async fn range(&self, prefix: &[u8]) -> Result<Vec<KeyValue>, StoreError> {
         let data = self.data_key(b"").len();
         let records = self.range_raw(&self.data_key(prefix)).await?;
         Ok(records.into_iter().map(|(key, value)| (key[data..].to_vec(), value)).collect())

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
 use crate::entry::Write;
-use crate::store::{Leadership, Store, StoreError};
+use crate::store::{KeyValue, Leadership, Store, StoreError};
 
 /// What happens to a commit that [`MemoryStore::fail_next`] spoils.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,7 +60,7 @@ impl MemoryStore {
 
 #[async_trait]
 impl Store for MemoryStore {
-    async fn range(&self, prefix: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+    async fn range(&self, prefix: &[u8]) -> Result<Vec<KeyValue>, StoreError> {
         let shared = self.lock();
         let from = shared.records.range(prefix.to_vec()..);
         Ok(from.take_while(|(key, _)| key.starts_with(prefix)).map(|(k, v)| (k.clone(), v.clone())).collect())

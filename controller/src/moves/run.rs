@@ -13,7 +13,7 @@ use moorhouse_catalog::{BlobId, Epoch, GroupName, Node, NodeName, ShardId, codec
 use moorhouse_proto::{AttachRequest, HoldRequest, PreCopyReply, PreCopyRequest, ReleaseRequest, ShardRequest};
 use tokio::time::Instant;
 use tonic::Status;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::agents::{Agents, within};
 use crate::limits;
@@ -65,7 +65,8 @@ impl<'a> Run<'a> {
         let hold = Instant::now();
         let result = match self.hand_over(epoch, hold).await {
             Ok(epoch) => {
-                self.settle_in(epoch).await;
+                self.passed("epoch raised", hold);
+                self.settle_in(epoch, hold).await;
                 Ok(())
             }
             Err(reason) => Err(self.cancel(reason, true).await),
@@ -77,12 +78,15 @@ impl<'a> Run<'a> {
     /// From the hold to the transaction; answers with the new epoch.
     async fn hand_over(&mut self, epoch: Epoch, hold: Instant) -> Result<Epoch, String> {
         self.hold().await?;
+        self.passed("held", hold);
         let detach = ShardRequest { shard: self.shard(), epoch: epoch.0 };
         let from = self.node(&self.step.from)?;
         let mut agent = self.agents.of(&from).map_err(|status| said(&from.name, "detach", &status))?;
         let detached = agent.detach(within(detach, limits::MOVE_STEP_TIMEOUT)).await;
         detached.map_err(|status| said(&from.name, "detach", &status))?;
+        self.passed("detached", hold);
         let blobs = self.pre_copy(limits::MOVE_STEP_TIMEOUT).await?;
+        self.passed("final delta copied", hold);
         if hold.elapsed() > limits::HOLD_BUDGET {
             return Err(format!("the hold took {} ms already", hold.elapsed().as_millis()));
         }
@@ -123,7 +127,7 @@ impl<'a> Run<'a> {
     }
 
     /// The shard is the new node's: attach it there, and let work go on.
-    async fn settle_in(&self, epoch: Epoch) {
+    async fn settle_in(&self, epoch: Epoch, hold: Instant) {
         let mut wait = Duration::from_millis(50);
         while let Err(reason) = self.attach(epoch).await {
             if wait > limits::MOVE_STEP_TIMEOUT {
@@ -134,6 +138,7 @@ impl<'a> Run<'a> {
             tokio::time::sleep(wait).await;
             wait *= 2;
         }
+        self.passed("attached", hold);
         if let Err(reason) =
             release(self.agents, &self.owner.shown(), &self.group, self.step.shard, &self.step.to).await
         {
@@ -170,6 +175,12 @@ impl<'a> Run<'a> {
             Some(_) => Err(format!("node {name} is down")),
             None => Err(format!("node {name} was removed")),
         }
+    }
+
+    /// Where the time of a hold goes.
+    fn passed(&self, step: &'static str, hold: Instant) {
+        let (group, shard, ms) = (&self.group, self.step.shard, hold.elapsed().as_millis() as u64);
+        debug!(%group, %shard, step, ms, "since the hold began");
     }
 
     fn shard(&self) -> u32 {
