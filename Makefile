@@ -20,7 +20,7 @@ build: ## Builds every binary
 check: ## Formatting, lints and documentation, warnings being errors
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
-	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --quiet
+	RUSTDOCFLAGS='-D warnings -A rustdoc::private-intra-doc-links' cargo doc --workspace --no-deps --document-private-items --quiet
 
 test: setup-tests build ## Runs every test, with real etcd, S3 and ClickHouse
 	cargo test --workspace
