@@ -13,6 +13,9 @@ pub enum DemoError {
     Reference(#[from] EngineError),
     #[error("{0}")]
     TooLate(String),
+    /// The demo starts in an empty directory, and removes only its own.
+    #[error("{0} is not empty and not a demo's; name another with --dir, or remove it")]
+    NotMine(String),
     #[error("{0} is still there after everything was stopped")]
     LeftBehind(String),
     #[error("{what}: {source}")]

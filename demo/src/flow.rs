@@ -22,7 +22,9 @@ const WRITER: &str = "etl";
 const READER: &str = "bi";
 const VICTIM: &str = "etl-0";
 const NEWCOMER: &str = "etl-2";
-/// Parts are uploaded at this age at the latest.
+/// Tells the directory of a demo, which the next demo may remove.
+const MARK: &str = "made-by-demo";
+/// A part that nothing has merged for this long is uploaded.
 const SETTLE_MS: &str = "3000";
 
 const READER_LIMIT: Duration = Duration::from_secs(60);
@@ -69,15 +71,24 @@ pub async fn run(options: &DemoOptions) -> Result<DemoReport, DemoError> {
     Ok(report)
 }
 
-/// Stops and removes what an earlier demo left in the directory; touches no directory that is not a demo's.
+/// Stops and removes what an earlier demo left; touches no directory that is not a demo's.
 async fn clear_away(moorctl: &Moorctl, options: &DemoOptions) -> Result<(), DemoError> {
     let dir = &options.dir;
-    if dir.join("dev.json").exists() {
+    if let Some(out) = options.out.as_ref().filter(|out| out.exists()) {
+        std::fs::remove_file(out).map_err(DemoError::io(format!("cannot remove {}", out.display())))?;
+    }
+    if dir.join(MARK).exists() {
         say(format!("stopping and removing the earlier demo in {}", dir.display()));
         moorctl.run(&["dev", "down"]).await?;
         std::fs::remove_dir_all(dir).map_err(DemoError::io(format!("cannot remove {}", dir.display())))?;
+    } else if std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some()) {
+        return Err(DemoError::NotMine(dir.display().to_string()));
     }
-    Ok(())
+    let mark = || {
+        std::fs::create_dir_all(dir)?;
+        std::fs::write(dir.join(MARK), "The demo removes this directory when it starts.\n")
+    };
+    mark().map_err(DemoError::io(format!("cannot write to {}", dir.display())))
 }
 
 /// What the steps share.

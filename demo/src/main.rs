@@ -59,7 +59,7 @@ fn main() -> ExitCode {
         Err(error) => {
             eprintln!("moorhouse-demo: {error}");
             match error {
-                DemoError::Moorctl { code: Some(2), .. } => ExitCode::from(2),
+                DemoError::Moorctl { code: Some(2), .. } | DemoError::NotMine(_) => ExitCode::from(2),
                 _ => ExitCode::FAILURE,
             }
         }

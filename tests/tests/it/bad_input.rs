@@ -95,6 +95,17 @@ fn a_taken_port_is_named() {
 }
 
 #[test]
+fn the_demo_removes_no_directory_of_others() {
+    let home = DevHome::new();
+    fs::create_dir(home.path()).expect("the scratch directory is writable");
+    fs::write(home.path().join("precious"), "data").expect("writable");
+    let mut demo = Command::new(binary("moorhouse-demo"));
+    demo.arg("--dir").arg(home.path()).arg("--out").arg(home.scratch().join("demo.json"));
+    assert_refused(&mut demo, &["not empty", "--dir"]);
+    assert!(home.path().join("precious").exists());
+}
+
+#[test]
 fn servers_name_every_mistake_at_once() {
     for (server, flags) in [
         ("moorhouse-controller", vec!["--listen", "nowhere", "--store", "nonsense"]),
