@@ -11,8 +11,10 @@ pub fn step(number: u32, title: &str) {
     println!("\n── {number}. {title}");
 }
 
-pub fn say(line: impl AsRef<str>) {
-    println!("   {}", line.as_ref());
+pub fn say(text: impl AsRef<str>) {
+    for line in text.as_ref().lines() {
+        println!("   {line}");
+    }
 }
 
 /// An indented table.
@@ -22,9 +24,7 @@ pub fn table(header: &[&str], rows: &[Vec<String>]) {
     for row in rows {
         table.add_row(row);
     }
-    for line in table.to_string().lines() {
-        say(line);
-    }
+    say(table.to_string());
 }
 
 /// A bar of rows on a terminal; nothing elsewhere.

@@ -32,7 +32,7 @@ const SETTLE_LIMIT: Duration = Duration::from_secs(120);
 const RECOVERY_LIMIT: Duration = Duration::from_secs(60);
 const POLL_EVERY: Duration = Duration::from_millis(100);
 /// Traffic before the first and after the last move, so that the moves happen in the middle of it.
-const TRAFFIC_MARGIN: Duration = Duration::from_secs(1);
+const TRAFFIC_MARGIN: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Clone)]
 pub struct DemoOptions {
@@ -227,7 +227,7 @@ impl Scene<'_> {
         self.etl.execute(traffic::CREATE_DATABASE).await.map_err(DemoError::sql("CREATE DATABASE demo"))?;
         self.etl.execute(traffic::CREATE_EVENTS).await.map_err(DemoError::sql("CREATE TABLE demo.events"))?;
         let groups = [(WRITER.to_owned(), self.etl.clone()), (READER.to_owned(), self.bi.clone())];
-        let traffic = Traffic::start(&groups, &self.known, 1);
+        let traffic = Traffic::start(&groups, &self.mixed_queries(), 1);
         tokio::time::sleep(TRAFFIC_MARGIN).await;
         let added = self.moorctl.run(&["node", "add", "--group", WRITER, "--name", NEWCOMER, "--wait"]).await;
         tokio::time::sleep(TRAFFIC_MARGIN).await;
@@ -254,6 +254,13 @@ impl Scene<'_> {
         ));
         self.note(tally);
         Ok(())
+    }
+
+    /// The TPC-H queries, each between short ones, so that many statements run while shards move.
+    fn mixed_queries(&self) -> Vec<KnownAnswer> {
+        let count = |(table, rows): &(Table, u64)| KnownAnswer { sql: table.count_sql(), answer: format!("{rows}\n") };
+        let counts: Vec<KnownAnswer> = self.counts.iter().map(count).collect();
+        self.known.iter().flat_map(|query| counts.iter().chain([query])).cloned().collect()
     }
 
     fn note(&mut self, tally: Tally) {

@@ -15,7 +15,7 @@ pub const CREATE_EVENTS: &str =
 
 const ROWS_PER_INSERT: u64 = 100;
 /// Between two statements of a loop: the machine is shared with everything else that runs.
-const PAUSE: Duration = Duration::from_millis(40);
+const PAUSE: Duration = Duration::from_millis(20);
 const REMEMBERED_ERRORS: usize = 5;
 
 /// What the loops did.

@@ -44,7 +44,7 @@ async fn status(dir: &Path, output: Output) -> Result<(), CtlError> {
             Some(run) if process::is_healthy(planned.metrics_port).await => ("up", Some(run.pid)),
             Some(run) => ("starting", Some(run.pid)),
         };
-        let ports = planned.ports.iter().map(|port| port.number.to_string()).collect::<Vec<_>>().join(" ");
+        let ports = plan::port_ranges(&planned.ports);
         let log = dir.log(&planned.name).display().to_string();
         processes.push([json!(planned.name), json!(word), json!(pid), json!(ports), json!(log)]);
     }

@@ -149,6 +149,16 @@ fn gateway(state: &DevState) -> PlannedProcess {
     }
 }
 
+/// As in `18200-18203 18216-18223`.
+pub fn port_ranges(ports: &[Port]) -> String {
+    let mut numbers: Vec<u16> = ports.iter().map(|port| port.number).collect();
+    numbers.sort_unstable();
+    let runs = numbers.chunk_by(|a, b| a + 1 == *b);
+    let words =
+        runs.map(|run| if run.len() == 1 { run[0].to_string() } else { format!("{}-{}", run[0], run[run.len() - 1]) });
+    words.collect::<Vec<_>>().join(" ")
+}
+
 fn address(port: u16) -> String {
     format!("{HOST}:{port}")
 }
@@ -182,6 +192,12 @@ mod tests {
         let ports: Vec<u16> =
             processes(&dir, &state).into_iter().flat_map(|p| p.ports).map(|port| port.number).collect();
         assert_eq!(ports.iter().collect::<BTreeSet<_>>().len(), ports.len());
+    }
+
+    #[test]
+    fn ports_are_shown_as_ranges() {
+        let ports = [5, 1, 2, 3].map(|number| port(number, "x"));
+        assert_eq!(port_ranges(&ports), "1-3 5");
     }
 
     #[test]
