@@ -2,17 +2,23 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus::{Encoder, TextEncoder};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tracing_subscriber::EnvFilter;
 
 use crate::tasks::TaskGroup;
+
+/// After a failed accept: the process is out of file descriptors, or nearly.
+const ACCEPT_RETRY: Duration = Duration::from_millis(50);
+/// An idle scraper's connection is closed after this long.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Call once, first thing in `main`.
 pub fn init_logs() {
@@ -24,16 +30,29 @@ pub fn init_logs() {
 pub async fn serve_metrics(address: SocketAddr, tasks: &TaskGroup) -> std::io::Result<SocketAddr> {
     let listener = TcpListener::bind(address).await?;
     let local = listener.local_addr()?;
+    let connections = tasks.clone();
     tasks.spawn("metrics", async move {
         loop {
-            let Ok((stream, _)) = listener.accept().await else { continue };
-            let served = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service_fn(answer));
-            if let Err(error) = served.await {
-                tracing::debug!(%error, "a metrics connection broke");
+            match listener.accept().await {
+                Ok((stream, _)) => connections.spawn("metrics-connection", serve_connection(stream)),
+                Err(error) => {
+                    tracing::warn!(%error, "no connection for metrics");
+                    tokio::time::sleep(ACCEPT_RETRY).await;
+                }
             }
         }
     });
     Ok(local)
+}
+
+async fn serve_connection(stream: TcpStream) {
+    let served = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .serve_connection(TokioIo::new(stream), service_fn(answer));
+    if let Err(error) = served.await {
+        tracing::debug!(%error, "a metrics connection broke");
+    }
 }
 
 async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {

@@ -29,6 +29,8 @@ pub const MOVE_ATTEMPTS: u32 = 6;
 pub const MOVE_RETRY: Duration = Duration::from_millis(500);
 /// The first copy of a shard's staged bytes, while work goes on.
 pub const PRE_COPY_TIMEOUT: Duration = Duration::from_secs(600);
+/// Rounds of copying before the hold; under steady writes each is shorter than the one before.
+pub const PRE_COPY_ROUNDS: u32 = 3;
 /// In-flight work on a held shard may take so long to end.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
 /// A hold ends by itself after this; below the engine's handshake timeout of 10 s, in which held connections wait.

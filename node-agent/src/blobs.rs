@@ -152,28 +152,35 @@ impl BlobSource {
         Ok(content.into())
     }
 
-    /// Makes this node a keeper of a staged blob that another node has. True if bytes were copied.
+    /// Copies a staged blob that another node has into this node's staging. It is this node's to keep only after
+    /// [`BlobCache::sync_staged`]: many copies share one sync. True if bytes were copied.
     pub async fn adopt(&self, remote: &RemoteBlob) -> Result<bool, FsError> {
         let key = key(remote.blob);
-        if self.cache.tenant(key) == Some(Tenant::Staged) {
-            return Ok(false);
+        match self.cache.tenant(key) {
+            Some(Tenant::Staged) => return Ok(false),
+            // A copy that may be evicted is no keeper's copy.
+            Some(Tenant::Cached) => self.cache.remove(key)?,
+            None => {}
         }
-        let fill = self.copy(remote, self.cache.fill_staged(key, remote.bytes)?).await?;
-        tokio::task::spawn_blocking(move || fill.complete(None))
-            .await
-            .map_err(|error| FsError::Unavailable(error.to_string()))??;
+        let file = self.cache.create_staged(key)?;
+        let copied = self.copy(remote, file).await;
+        if let Err(error) = copied {
+            self.cache.remove(key)?;
+            return Err(error);
+        }
+        self.cache.account_staged(key)?;
         Ok(true)
     }
 
-    /// Copies a blob's bytes into the cache directory, a bounded piece at a time.
-    async fn copy(&self, remote: &RemoteBlob, mut fill: Fill) -> Result<Fill, FsError> {
+    /// Copies a blob's bytes, a bounded piece at a time.
+    async fn copy<W: Write>(&self, remote: &RemoteBlob, mut to: W) -> Result<W, FsError> {
         let mut offset = 0;
         while offset < remote.bytes {
             let piece = self.read(remote, offset, limits::FETCH_PIECE_BYTES).await?;
-            fill.write_all(&piece)?;
+            to.write_all(&piece)?;
             offset += piece.len() as u64;
         }
-        Ok(fill)
+        Ok(to)
     }
 
     /// A local copy's descriptor, for a peer that asks.

@@ -2,8 +2,8 @@
 //! has settled, follows what other groups write, and routes each shard's connections to the node that holds it.
 //!
 //! Reading order: [`args`], [`node`] (start and stop), [`controller`] and [`session`] (the controller's side), [`fs`] (the
-//! file system), [`blobs`] and [`upload`] (bytes), [`tables`], [`describe`] and [`owner`] (the engine), [`router`] and
-//! [`service`] (what others call).
+//! file system), [`blobs`] and [`upload`] (bytes), [`tables`], [`describe`] and [`owner`] (the engine), [`router`],
+//! [`routes`] and [`service`] (what others call).
 
 pub mod args;
 pub mod blobs;
@@ -15,6 +15,7 @@ pub mod metrics;
 pub mod node;
 pub mod owner;
 pub mod router;
+pub mod routes;
 pub mod service;
 pub mod session;
 pub mod tables;

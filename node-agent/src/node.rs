@@ -24,6 +24,7 @@ use crate::fs::fuse::{Mount, raise_read_ahead};
 use crate::limits;
 use crate::owner::{Applied, CLUSTER, EngineOwner};
 use crate::router::ShardRouter;
+use crate::routes::Routes;
 use crate::service::AgentService;
 use crate::{session, tables, upload};
 
@@ -225,13 +226,14 @@ async fn serve(
             view.shards.get()
         ))
     })?;
-    route(&router, &view);
+    let routes = Routes::new(router);
+    routes.apply_view(&view);
     let service = AgentService {
         source: fs.source.clone(),
         controller: controller.clone(),
         commands,
         views: view_changes.clone(),
-        router: router.clone(),
+        routes: routes.clone(),
         arriving: std::sync::Mutex::default(),
     };
     start_service(args, service, &tasks);
@@ -250,7 +252,7 @@ async fn serve(
     let upload_stop = tasks.token();
     tasks.spawn_uncancelled("upload", upload::run(fs.clone(), Duration::from_millis(args.settle_ms), upload_stop));
     tasks.spawn("letting-go", let_go(fs.clone()));
-    tasks.spawn("routes", follow_routes(router, view_changes.clone()));
+    tasks.spawn("routes", routes.follow(view_changes.clone()));
     tasks.spawn("changelog", session::follow(controller.clone(), fs.clone()));
     let ready = applied_changes.clone();
     let (metrics_address, metrics_tasks) = (args.metrics, tasks.clone());
@@ -301,21 +303,6 @@ async fn let_go(fs: Arc<ShardFs>) {
             tracing::warn!(%error, "removed names are not reported yet");
         }
         fs.prune_retired();
-    }
-}
-
-async fn follow_routes(router: ShardRouter, mut views: watch::Receiver<Arc<NodeView>>) {
-    while views.changed().await.is_ok() {
-        let view = views.borrow_and_update().clone();
-        route(&router, &view);
-    }
-}
-
-fn route(router: &ShardRouter, view: &NodeView) {
-    for assignment in &view.assignments {
-        if let Some(node) = view.nodes.iter().find(|node| node.name == assignment.node) {
-            router.route(assignment.shard, &node.engine_native);
-        }
     }
 }
 

@@ -20,14 +20,15 @@ use crate::fs::error::FsError;
 use crate::fs::io::RemoteBlob;
 use crate::limits;
 use crate::owner::Command;
-use crate::router::ShardRouter;
+use crate::router::HoldError;
+use crate::routes::Routes;
 
 pub struct AgentService {
     pub source: BlobSource,
     pub controller: ControllerClient,
     pub commands: mpsc::Sender<Command>,
     pub views: watch::Receiver<Arc<NodeView>>,
-    pub router: ShardRouter,
+    pub routes: Routes,
     /// Staged blobs copied for shards that are on their way here.
     pub arriving: Mutex<HashMap<ShardId, HashSet<BlobId>>>,
 }
@@ -79,6 +80,7 @@ impl Agent for AgentService {
             }
         }
         self.replace_arriving(shard, &kept);
+        self.make_durable(&kept).await?;
         let blobs = kept.into_iter().map(|blob| blob.to_wire().into()).collect();
         Ok(Response::new(wire::PreCopyReply { blobs, copied_bytes }))
     }
@@ -88,9 +90,12 @@ impl Agent for AgentService {
         let shard = shard_id(request.shard)?;
         let drain = Duration::from_millis(u64::from(request.drain_timeout_ms));
         let hold = Duration::from_millis(u64::from(request.hold_timeout_ms));
-        match self.router.hold(shard, drain, hold).await {
+        match self.routes.router().hold(shard, drain, hold).await {
             Ok(connections_closed) => Ok(Response::new(wire::HoldReply { connections_closed })),
-            Err(error) => Err(Status::deadline_exceeded(error.to_string())),
+            Err(error @ HoldError::NoSuchShard { .. }) => Err(Status::not_found(error.to_string())),
+            Err(error @ HoldError::AlreadyHeld { .. }) => Err(Status::already_exists(error.to_string())),
+            Err(error @ HoldError::StillBusy { .. }) => Err(Status::deadline_exceeded(error.to_string())),
+            Err(error @ HoldError::Released { .. }) => Err(Status::aborted(error.to_string())),
         }
     }
 
@@ -118,7 +123,7 @@ impl Agent for AgentService {
         let shard = shard_id(request.shard)?;
         // A cancelled move: what had left comes back before work flows again.
         self.ask(|answer| Command::Resume { shard, answer }).await?.map_err(Status::internal)?;
-        self.router.release(shard, &request.native_address);
+        self.routes.release(shard, Epoch(request.epoch), &request.native_address);
         self.replace_arriving(shard, &HashSet::new());
         Ok(Response::new(wire::ShardReply {}))
     }
@@ -133,6 +138,14 @@ impl AgentService {
         let gone = |_| Status::unavailable("the engine is starting or stopping");
         self.commands.send(command(answer)).await.map_err(|_| gone(()))?;
         answered.await.map_err(|_| gone(()))
+    }
+
+    async fn make_durable(&self, blobs: &HashSet<BlobId>) -> Result<(), Status> {
+        let cache = self.source.cache().clone();
+        let keys: Vec<_> = blobs.iter().map(|blob| key(*blob)).collect();
+        let synced = tokio::task::spawn_blocking(move || cache.sync_staged(&keys)).await;
+        let synced = synced.map_err(|error| Status::internal(error.to_string()))?;
+        synced.map_err(|error| Status::internal(format!("copies are not durable: {error}")))
     }
 
     /// What the shard's active parts have staged on other nodes, of the tables that this group writes.

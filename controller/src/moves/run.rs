@@ -59,7 +59,7 @@ impl<'a> Run<'a> {
             Ok(_) => return Err(self.cancel("the shard has changed hands meanwhile".to_owned(), false).await),
             Err(error) => return Err(error.to_string()),
         };
-        if let Err(reason) = self.pre_copy(limits::PRE_COPY_TIMEOUT).await {
+        if let Err(reason) = self.pre_copy_until_little_is_left().await {
             return Err(self.cancel(reason, false).await);
         }
         let hold = Instant::now();
@@ -100,6 +100,18 @@ impl<'a> Run<'a> {
                 _ => Err(error.to_string()),
             },
         }
+    }
+
+    /// Each round copies what came during the one before, so the last delta, copied under the hold, is that of one short round.
+    async fn pre_copy_until_little_is_left(&mut self) -> Result<(), String> {
+        for _ in 0..limits::PRE_COPY_ROUNDS {
+            let copied_before = self.measured.copied_bytes;
+            self.pre_copy(limits::PRE_COPY_TIMEOUT).await?;
+            if self.measured.copied_bytes == copied_before {
+                break;
+            }
+        }
+        Ok(())
     }
 
     async fn pre_copy(&mut self, deadline: Duration) -> Result<HashSet<BlobId>, String> {
@@ -197,8 +209,11 @@ pub async fn release(
     holder: &NodeName,
 ) -> Result<(), String> {
     let holder = shown.directory.nodes.get(holder).ok_or_else(|| format!("node {holder} was removed"))?;
+    let assignment =
+        shown.directory.assignment(group, shard).ok_or_else(|| format!("shard {shard} is not assigned"))?;
+    let epoch = assignment.epoch.0;
     let tell = |node: Node| async move {
-        let request = ReleaseRequest { shard: u32::from(shard.0), native_address: holder.engine_native.clone() };
+        let request = ReleaseRequest { shard: u32::from(shard.0), native_address: holder.engine_native.clone(), epoch };
         let mut agent = agents.of(&node).map_err(|status| said(&node.name, "release", &status))?;
         let released = agent.release(within(request, limits::MOVE_STEP_TIMEOUT)).await;
         released.map(drop).map_err(|status| said(&node.name, "release", &status))

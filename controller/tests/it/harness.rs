@@ -416,7 +416,7 @@ impl Agent for ScriptedAgent {
         Ok(Response::new(ShardReply {}))
     }
     async fn release(&self, request: Request<ReleaseRequest>) -> Result<Response<ShardReply>, Status> {
-        let ReleaseRequest { shard, native_address } = request.into_inner();
+        let ReleaseRequest { shard, native_address, epoch: _ } = request.into_inner();
         self.step("release", format!("{shard} to {native_address}"))?;
         Ok(Response::new(ShardReply {}))
     }

@@ -19,6 +19,8 @@ const SQL_USER_GRANTS: &[&str] = &[
     "GRANT SELECT, INSERT, SHOW, dictGet, KILL QUERY ON *.*",
     // Also what table functions without a source ask for: numbers(), values(), …
     "GRANT CREATE TEMPORARY TABLE, CREATE ARBITRARY TEMPORARY TABLE ON *.*",
+    // What a temporary table is made of.
+    "GRANT TABLE ENGINE ON Memory",
 ];
 
 pub fn render(config: &EngineConfig, kind: EngineKind) -> String {
@@ -48,6 +50,8 @@ fn profiles(xml: &mut Xml) {
             ("handshake_timeout_ms", CONNECT_TIMEOUT_MS),
             // Every shard goes through the router, the local ones too: it alone knows where a shard is.
             ("prefer_localhost_replica", "0"),
+            // A user who hangs up does not want the answer any more.
+            ("cancel_http_readonly_queries_on_client_close", "1"),
             ("mutations_sync", "0"),
             ("async_insert", "0"),
         ]);
