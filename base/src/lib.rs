@@ -1,5 +1,6 @@
-//! Ground that every crate stands on. A closed list: telemetry, tasks, clock. Nothing here knows what Moorhouse is.
+//! Ground that every crate stands on. A closed list: clock, ports, tasks, telemetry. Nothing here knows what Moorhouse is.
 
 pub mod clock;
+pub mod ports;
 pub mod tasks;
 pub mod telemetry;

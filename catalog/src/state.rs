@@ -1,6 +1,6 @@
 //! The catalog in memory: a pure state machine over durable records.
 //!
-//! A command is *planned* against the state (nothing changes), its entries are set, the [invariants](crate::invariants)
+//! A command is *planned* against the state (nothing changes), its entries are set, the [invariants]
 //! are run over what it touched, and only then are the writes handed out. Loading sets the same entries: whatever was
 //! written is what a later leader finds. The caller makes the writes of several commands durable together, and
 //! reloads if that fails.

@@ -2,7 +2,6 @@
 //! A missing etcd fails the test.
 
 use std::future::Future;
-use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -228,6 +227,5 @@ impl Drop for Etcd {
 }
 
 fn free_ports() -> [u16; 2] {
-    let sockets = [0, 0].map(|port| TcpListener::bind(("127.0.0.1", port)).expect("a free port"));
-    sockets.map(|socket| socket.local_addr().expect("bound").port())
+    moorhouse_base::ports::free().expect("free ports")
 }

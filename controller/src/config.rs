@@ -19,7 +19,7 @@ pub struct Args {
     /// HOST:PORT of /metrics and /healthz.
     #[arg(long, env = "MOORHOUSE_METRICS", default_value = "127.0.0.1:7401")]
     metrics: String,
-    /// embedded:PATH, etcd://HOST:PORT[,HOST:PORT]/PREFIX, or memory: (forgets all at the end).
+    /// `embedded:PATH`, `etcd://HOST:PORT,HOST:PORT/PREFIX`, or `memory:` (forgets all at the end).
     #[arg(long, env = "MOORHOUSE_STORE")]
     store: String,
     /// file:///DIR or s3://BUCKET/PREFIX?endpoint=…&region=…

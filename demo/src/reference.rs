@@ -1,6 +1,5 @@
 //! The plain ClickHouse that the answers are compared with: one server, ordinary MergeTree tables on its own disk.
 
-use std::net::TcpListener;
 use std::path::Path;
 use std::time::Duration;
 
@@ -17,7 +16,8 @@ pub struct Reference {
 impl Reference {
     pub async fn start(dir: &Path) -> Result<Self, DemoError> {
         let dir = std::path::absolute(dir).map_err(DemoError::io("cannot place the plain ClickHouse"))?;
-        let [http_port, native_port] = free_ports().map_err(DemoError::io("no free port for the plain ClickHouse"))?;
+        let [http_port, native_port] =
+            moorhouse_base::ports::free().map_err(DemoError::io("no free port for the plain ClickHouse"))?;
         let config = EngineConfig {
             dir,
             listen_host: "127.0.0.1".to_owned(),
@@ -40,10 +40,4 @@ impl Reference {
     pub async fn stop(self) -> Result<(), DemoError> {
         Ok(self.engine.stop(STOP_TIMEOUT).await?)
     }
-}
-
-/// Free when asked for; nobody else is likely to take them in the moment until the engine does.
-fn free_ports() -> std::io::Result<[u16; 2]> {
-    let (first, second) = (TcpListener::bind(("127.0.0.1", 0))?, TcpListener::bind(("127.0.0.1", 0))?);
-    Ok([first.local_addr()?.port(), second.local_addr()?.port()])
 }

@@ -29,21 +29,6 @@ fn shards() -> ShardCount {
     ShardCount::new(SHARDS).expect("within bounds")
 }
 
-/// A run of free ports. Each call of this process gets other ones.
-fn free_base(count: u16) -> u16 {
-    static NEXT: Mutex<u16> = Mutex::new(0);
-    let mut next = NEXT.lock().expect("unpoisoned");
-    if *next == 0 {
-        *next = 20_000 + (std::process::id() % 300) as u16 * 100;
-    }
-    while (0..count).any(|k| TcpListener::bind(("127.0.0.1", *next + k)).is_err()) {
-        *next += 1;
-    }
-    let base = *next;
-    *next += count;
-    base
-}
-
 /// An engine with its own router, as on a node.
 struct Node {
     engine: Engine,
@@ -53,7 +38,7 @@ struct Node {
 
 impl Node {
     async fn start(name: &str, dir: &Path, tasks: &TaskGroup) -> Self {
-        let base = free_base(SHARDS + 2);
+        let base = moorhouse_base::ports::free_row(SHARDS + 2).expect("free ports");
         let router = ShardRouter::start(base + 2, shards(), tasks).await.expect("the router starts");
         let cluster_shards = (0..SHARDS).map(|k| ClusterShard {
             host: "127.0.0.1".into(),
@@ -260,7 +245,7 @@ fn silent_backend() -> (String, std::thread::JoinHandle<Vec<u8>>) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_unknown_protocol_passes_and_is_never_cut() {
     let tasks = TaskGroup::new();
-    let base = free_base(1);
+    let base = moorhouse_base::ports::free_row(1).expect("a free port");
     let one = ShardCount::new(1).expect("within bounds");
     let router = ShardRouter::start(base, one, &tasks).await.expect("starts");
     let (target, received) = silent_backend();
@@ -288,7 +273,7 @@ async fn an_unknown_protocol_passes_and_is_never_cut() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_wait_for_a_target_and_through_a_hold() {
     let tasks = TaskGroup::new();
-    let base = free_base(1);
+    let base = moorhouse_base::ports::free_row(1).expect("a free port");
     let one = ShardCount::new(1).expect("within bounds");
     let router = ShardRouter::start(base, one, &tasks).await.expect("starts");
     let error = ShardRouter::start(base, one, &tasks).await.err().expect("the port is taken");

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use crate::binaries::installed;
-use crate::ports::free_ports;
+use moorhouse_base::ports::free_row;
 
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -58,7 +58,7 @@ pub struct Etcd {
 impl Etcd {
     pub fn start() -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let client_port = free_ports(2);
+        let client_port = free_row(2).expect("free ports");
         let (client, peer) =
             (format!("http://127.0.0.1:{client_port}"), format!("http://127.0.0.1:{}", client_port + 1));
         let mut command = Command::new("etcd");
@@ -93,7 +93,7 @@ const SECRET_KEY: &str = "b892c0665f0ada8a4755dae98baa3b133590e11dae3bcc1f9d769d
 impl Garage {
     pub fn start() -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let s3_port = free_ports(2);
+        let s3_port = free_row(2).expect("free ports");
         let config = dir.path().join("garage.toml");
         fs::write(&config, Self::config(dir.path(), s3_port)).expect("the directory is writable");
         let mut command = Command::new(installed("garage-2.5.0/bin/garage"));

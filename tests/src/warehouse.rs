@@ -7,7 +7,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::binaries::{binary, output, stderr, stdout};
-use crate::ports::free_ports;
+use moorhouse_base::ports::free_row;
 
 /// A directory for `moorctl --dir`. What was started in it stops, and what was mounted in it goes, with this value.
 pub struct DevHome {
@@ -25,7 +25,7 @@ impl DevHome {
     /// Nothing runs in it yet.
     pub fn new() -> Self {
         let dir = tempfile::Builder::new().prefix("moorhouse-test-").tempdir().expect("a temporary directory");
-        Self { dir, port_base: free_ports(300) }
+        Self { dir, port_base: free_row(300).expect("free ports") }
     }
 
     /// The directory for `--dir`; not there yet.

@@ -15,8 +15,7 @@ fn controller(directory: &Path, listen: &str, metrics: &str) -> Command {
 }
 
 fn free_port() -> String {
-    let socket = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    socket.local_addr().expect("bound").to_string()
+    format!("127.0.0.1:{}", moorhouse_base::ports::free_row(1).expect("a free port"))
 }
 
 fn text(output: &Output) -> String {

@@ -10,8 +10,7 @@ pub const SECRET_SHA256: &str = "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef
 
 /// Ports that were free a moment ago.
 pub fn free_ports<const N: usize>() -> [u16; N] {
-    let listeners: [TcpListener; N] = std::array::from_fn(|_| TcpListener::bind("127.0.0.1:0").expect("a free port"));
-    listeners.map(|listener| listener.local_addr().expect("bound").port())
+    moorhouse_base::ports::free().expect("free ports")
 }
 
 pub fn assert_free(port: u16) {

@@ -6,7 +6,6 @@
 pub mod client;
 pub mod controller;
 
-use std::net::TcpListener;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -26,8 +25,7 @@ pub const GATEWAY: &str = env!("CARGO_BIN_EXE_moorhouse-gateway");
 
 /// Ports that were free a moment ago.
 pub fn free_ports<const N: usize>() -> [u16; N] {
-    let listeners: [TcpListener; N] = std::array::from_fn(|_| TcpListener::bind("127.0.0.1:0").expect("a free port"));
-    listeners.map(|listener| listener.local_addr().expect("bound").port())
+    moorhouse_base::ports::free().expect("free ports")
 }
 
 /// One node: a real engine with user `sales` / `secret`.

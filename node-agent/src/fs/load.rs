@@ -101,15 +101,18 @@ impl ShardFs {
 
     /// Brings the reader's tree in line, then tells kernel and engine.
     fn apply(&self, ts: TableShard, change: &PartChange) -> Result<(), FsError> {
+        let mut replaced = Vec::new();
         let table = {
             let mut tree = self.tree.write().expect("lock");
             let table = tree.resolve(ROOT, &table_path(ts))?;
             for manifest in &change.added {
+                replaced.extend(remove_other(&mut tree, table, manifest)?);
                 show_part(&mut tree, table, manifest)?;
             }
             relocate(&mut tree, &change.relocated)?;
             table
         };
+        self.let_go(|letting| letting.blobs.extend(replaced.into_iter().map(|blob| blob.id)));
         let now = Instant::now();
         {
             let mut retired = self.retired.lock().expect("lock");
@@ -184,6 +187,21 @@ fn relocate(tree: &mut Tree, relocations: &[Relocation]) -> Result<(), FsError> 
         }
     }
     Ok(())
+}
+
+/// Takes away a part of the same name and other content: an emptied table's block numbers begin again. Answers with the
+/// blobs that have lost their last name.
+fn remove_other(tree: &mut Tree, table: Ino, manifest: &Manifest) -> Result<Vec<Blob>, FsError> {
+    let Ok(dir) = tree.child(table, manifest.part.as_str()) else { return Ok(Vec::new()) };
+    let mut there = HashSet::new();
+    for (path, ino) in tree.files_below(dir)? {
+        if let Body::Blob(blob) = &tree.get(ino)?.body {
+            there.insert((path, blob.id));
+        }
+    }
+    let same = manifest.files.len() == there.len()
+        && manifest.files.iter().all(|file| there.contains(&(file.path.to_string(), file.blob)));
+    if same { Ok(Vec::new()) } else { Ok(tree.remove_subtree(table, manifest.part.as_str())?) }
 }
 
 /// Makes a part's directory from its manifest; a part that is there already stays as it is.

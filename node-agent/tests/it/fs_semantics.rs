@@ -204,3 +204,25 @@ fn one_request_brings_all_small_files_of_a_part() {
     assert_eq!(reader.fs.cached_blobs(), 2, "count.txt came along");
     assert_eq!(fs::read(part.join("count.txt")).unwrap(), b"7");
 }
+
+/// An emptied table's block numbers begin again after a restart: the same name then stands for other rows.
+#[test]
+fn a_part_of_the_same_name_replaces_the_retired_one() {
+    let writer = Rig::new("etl");
+    writer.insert("all_1_1_0", b"before TRUNCATE").unwrap();
+    let reader = Rig::with("bi", writer.script.clone(), writer.table);
+    let open = || std::fs::metadata(reader.dir().join("all_1_1_0/data.bin")).unwrap().len();
+    assert_eq!(open(), 15);
+    let part = PartPath::new("all_1_1_0").unwrap();
+    let removed = PartChange { removed: vec![part], ..PartChange::default() };
+    reader.runtime.block_on(reader.fs.follow(reader.table, Version(2), &removed)).unwrap();
+    let mut again = writer.script.snapshot(writer.table).parts.remove(0);
+    for file in &mut again.files {
+        file.blob = moorhouse_catalog::BlobId::random();
+        file.bytes = 3;
+    }
+    let added = PartChange { added: vec![again], ..PartChange::default() };
+    reader.runtime.block_on(reader.fs.follow(reader.table, Version(3), &added)).unwrap();
+    assert_eq!(names(&reader.dir()), ["all_1_1_0", "format_version.txt"]);
+    assert_eq!(open(), 3);
+}

@@ -1,6 +1,6 @@
 //! A Garage server for one test: a single node in a temporary directory, on free ports of the loopback address.
 
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -123,6 +123,5 @@ fn secret() -> String {
 }
 
 fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("its address").port()
+    moorhouse_base::ports::free_row(1).expect("a free port")
 }

@@ -6,8 +6,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use moorhouse_base::ports::free_row;
 use moorhouse_tests::binaries::{binary, output, stderr, stdout};
-use moorhouse_tests::ports::free_ports;
 use moorhouse_tests::servers::Garage;
 use moorhouse_tests::warehouse::{DevHome, TestWarehouse, succeed};
 use nix::sys::signal::{Signal, kill};
@@ -121,15 +121,15 @@ fn servers_name_every_mistake_at_once() {
 fn unreachable_stores_are_refused() {
     let home = DevHome::new();
     let objects = directory(&home, "objects");
-    let etcd = refusal(&mut controller(&home, free_ports(2), "etcd://127.0.0.1:1/x", &objects));
+    let etcd = refusal(&mut controller(&home, free_row(2).expect("free ports"), "etcd://127.0.0.1:1/x", &objects));
     assert!(etcd.contains("127.0.0.1:1"), "it names the address: {etcd}");
     let bucket = "s3://bucket/x?endpoint=http://127.0.0.1:1&region=here&allow_http=true";
-    let mut unreachable = controller(&home, free_ports(2), &embedded(&home, "a.redb"), bucket);
+    let mut unreachable = controller(&home, free_row(2).expect("free ports"), &embedded(&home, "a.redb"), bucket);
     let said = refusal(unreachable.envs([("AWS_ACCESS_KEY_ID", "x"), ("AWS_SECRET_ACCESS_KEY", "x")]));
     assert!(said.contains("bucket") || said.contains("127.0.0.1:1"), "{said}");
     let garage = Garage::start();
     let absent = garage.objects_url("x").replace("moorhouse-test", "another-bucket");
-    let mut absent = controller(&home, free_ports(2), &embedded(&home, "b.redb"), &absent);
+    let mut absent = controller(&home, free_row(2).expect("free ports"), &embedded(&home, "b.redb"), &absent);
     let said = refusal(absent.envs(garage.credentials()));
     assert!(said.contains("another-bucket"), "it names the bucket: {said}");
 }
@@ -170,7 +170,7 @@ impl Drop for RunningController {
 fn objects_of_another_warehouse_are_refused() {
     let home = DevHome::new();
     let objects = directory(&home, "objects");
-    let port = free_ports(2);
+    let port = free_row(2).expect("free ports");
     RunningController::start(controller(&home, port, &embedded(&home, "first.redb"), &objects), port + 1).stop();
     let said = refusal(&mut controller(&home, port, &embedded(&home, "second.redb"), &objects));
     assert!(said.contains("warehouse"), "{said}");

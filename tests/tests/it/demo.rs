@@ -2,8 +2,8 @@
 
 use std::process::Command;
 
+use moorhouse_base::ports::free_row;
 use moorhouse_tests::binaries::{binary, output, stderr, stdout};
-use moorhouse_tests::ports::free_ports;
 use moorhouse_tests::servers::{Etcd, Garage};
 use moorhouse_tests::warehouse::DevHome;
 use serde_json::Value;
@@ -11,7 +11,7 @@ use serde_json::Value;
 fn run_demo(home: &DevHome, more: &[String], environment: &[(&str, &str)]) -> Value {
     let out = home.scratch().join("demo.json");
     let mut command = Command::new(binary("moorhouse-demo"));
-    command.args(["--scale", "0.01", "--port-base", &free_ports(300).to_string()]).args(more);
+    command.args(["--scale", "0.01", "--port-base", &free_row(300).expect("free ports").to_string()]).args(more);
     command.arg("--dir").arg(home.path()).arg("--out").arg(&out).envs(environment.iter().copied());
     let done = output(&mut command);
     assert!(done.status.success(), "the demo failed: {}{}{}", stdout(&done), stderr(&done), home.logs());
