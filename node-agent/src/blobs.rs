@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::sync::{Arc, RwLock};
 
 use bytes::Bytes;
-use moorhouse_cache::{BlobCache, BlobKey, CacheError, Fill, Tenant};
+use moorhouse_cache::{BlobCache, BlobKey, CacheError, Fill};
 use moorhouse_catalog::{BlobId, Location, NodeName, NodeView, ObjectKey};
 use moorhouse_objects::Objects;
 use moorhouse_proto::ReadBlobRequest;
@@ -135,12 +135,17 @@ impl BlobSource {
         }
     }
 
-    async fn read_peer(&self, node: &NodeName, blob: BlobId, offset: u64, bytes: u64) -> Result<Bytes, FsError> {
+    /// Another node's agent.
+    pub(crate) fn peer(&self, node: &NodeName) -> Result<AgentClient<Channel>, FsError> {
         let channel = self.peers.read().expect("lock").get(node).map(|peer| peer.channel.clone());
         let channel = channel.ok_or_else(|| FsError::Unavailable(format!("node {node} is unknown")))?;
+        Ok(AgentClient::new(channel).max_decoding_message_size(limits::GRPC_MESSAGE_BYTES))
+    }
+
+    async fn read_peer(&self, node: &NodeName, blob: BlobId, offset: u64, bytes: u64) -> Result<Bytes, FsError> {
         let request = ReadBlobRequest { blob: blob.to_wire().into(), offset, length: bytes };
         let unavailable = |status: tonic::Status| FsError::Unavailable(format!("{node}: {}", status.message()));
-        let mut stream = AgentClient::new(channel).read_blob(request).await.map_err(unavailable)?.into_inner();
+        let mut stream = self.peer(node)?.read_blob(request).await.map_err(unavailable)?.into_inner();
         let mut content = Vec::with_capacity(bytes as usize);
         while let Some(chunk) = stream.message().await.map_err(unavailable)? {
             content.extend_from_slice(&chunk.data);
@@ -152,28 +157,8 @@ impl BlobSource {
         Ok(content.into())
     }
 
-    /// Copies a staged blob that another node has into this node's staging. It is this node's to keep only after
-    /// [`BlobCache::sync_staged`]: many copies share one sync. True if bytes were copied.
-    pub async fn adopt(&self, remote: &RemoteBlob) -> Result<bool, FsError> {
-        let key = key(remote.blob);
-        match self.cache.tenant(key) {
-            Some(Tenant::Staged) => return Ok(false),
-            // A copy that may be evicted is no keeper's copy.
-            Some(Tenant::Cached) => self.cache.remove(key)?,
-            None => {}
-        }
-        let file = self.cache.create_staged(key)?;
-        let copied = self.copy(remote, file).await;
-        if let Err(error) = copied {
-            self.cache.remove(key)?;
-            return Err(error);
-        }
-        self.cache.account_staged(key)?;
-        Ok(true)
-    }
-
     /// Copies a blob's bytes, a bounded piece at a time.
-    async fn copy<W: Write>(&self, remote: &RemoteBlob, mut to: W) -> Result<W, FsError> {
+    pub(crate) async fn copy<W: Write>(&self, remote: &RemoteBlob, mut to: W) -> Result<W, FsError> {
         let mut offset = 0;
         while offset < remote.bytes {
             let piece = self.read(remote, offset, limits::FETCH_PIECE_BYTES).await?;

@@ -21,6 +21,9 @@ pub const SETTLED_BYTES: u64 = 64 << 20;
 pub const UPLOAD_RETRY_FIRST: Duration = Duration::from_secs(1);
 pub const UPLOAD_RETRY_LONGEST: Duration = Duration::from_secs(30);
 pub const PARALLEL_UPLOADS: usize = 4;
+/// Blobs up to this size come many to a request.
+pub const SMALL_BLOB_BYTES: u64 = 256 << 10;
+pub const BLOBS_A_REQUEST: usize = 500;
 pub const PARALLEL_COPIES: usize = 8;
 /// Statements that run on the engine at once while it is brought in line with a view.
 pub const PARALLEL_STATEMENTS: usize = 8;

@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
+use crate::adopt::Adopted;
 use crate::blobs::{BlobSource, key};
 use crate::controller::ControllerClient;
 use crate::fs::ShardFs;
@@ -51,6 +52,19 @@ impl Agent for AgentService {
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
 
+    type ReadBlobsStream = ReceiverStream<Result<wire::BlobContent, Status>>;
+
+    async fn read_blobs(
+        &self,
+        request: Request<wire::ReadBlobsRequest>,
+    ) -> Result<Response<Self::ReadBlobsStream>, Status> {
+        let wanted = request.into_inner().blobs;
+        let (sender, receiver) = mpsc::channel(16);
+        let source = self.source.clone();
+        tokio::task::spawn_blocking(move || send_blobs(&source, wanted, &sender));
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+
     async fn describe_table(
         &self,
         request: Request<wire::DescribeTableRequest>,
@@ -64,23 +78,8 @@ impl Agent for AgentService {
         let shard = shard_id(request.into_inner().shard)?;
         let view = self.views.borrow().clone();
         let staged = self.staged_elsewhere(shard, &view).await?;
-        let (mut kept, mut copied_bytes) = (HashSet::new(), 0);
-        let copies = futures::stream::iter(staged).map(|remote| async move {
-            let outcome = self.source.adopt(&remote).await;
-            (remote, outcome)
-        });
-        for (remote, outcome) in copies.buffer_unordered(limits::PARALLEL_COPIES).collect::<Vec<_>>().await {
-            match outcome {
-                Ok(copied) => {
-                    copied_bytes += if copied { remote.bytes } else { 0 };
-                    kept.insert(remote.blob);
-                }
-                // Merged away between the list and the copy, or out of reach: the controller sees that it is missing.
-                Err(error) => tracing::info!(blob = %remote.blob, %error, "not copied"),
-            }
-        }
+        let Adopted { kept, copied_bytes } = self.source.adopt(staged).await.map_err(internal)?;
         self.replace_arriving(shard, &kept);
-        self.make_durable(&kept).await?;
         let blobs = kept.into_iter().map(|blob| blob.to_wire().into()).collect();
         Ok(Response::new(wire::PreCopyReply { blobs, copied_bytes }))
     }
@@ -140,19 +139,14 @@ impl AgentService {
         answered.await.map_err(|_| gone(()))
     }
 
-    async fn make_durable(&self, blobs: &HashSet<BlobId>) -> Result<(), Status> {
-        let cache = self.source.cache().clone();
-        let keys: Vec<_> = blobs.iter().map(|blob| key(*blob)).collect();
-        let synced = tokio::task::spawn_blocking(move || cache.sync_staged(&keys)).await;
-        let synced = synced.map_err(|error| Status::internal(error.to_string()))?;
-        synced.map_err(|error| Status::internal(format!("copies are not durable: {error}")))
-    }
-
     /// What the shard's active parts have staged on other nodes, of the tables that this group writes.
     async fn staged_elsewhere(&self, shard: ShardId, view: &NodeView) -> Result<Vec<RemoteBlob>, Status> {
         let mut staged: HashMap<BlobId, RemoteBlob> = HashMap::new();
-        for table in ShardFs::written_tables(view) {
-            let snapshot = self.controller.snapshot(TableShard { table, shard }).await.map_err(internal)?;
+        let tables = ShardFs::written_tables(view);
+        let snapshots =
+            futures::stream::iter(tables).map(|table| self.controller.snapshot(TableShard { table, shard }));
+        for snapshot in snapshots.buffer_unordered(limits::PARALLEL_COPIES).collect::<Vec<_>>().await {
+            let snapshot = snapshot.map_err(internal)?;
             let active: HashSet<&str> =
                 parts::active(snapshot.parts.iter().map(|m| m.part.as_str())).into_iter().collect();
             let lasting =
@@ -198,6 +192,34 @@ fn send_range(file: &std::fs::File, mut offset: u64, end: u64, to: &mpsc::Sender
             return;
         }
     }
+}
+
+fn send_blobs(source: &BlobSource, wanted: Vec<bytes::Bytes>, to: &mpsc::Sender<Result<wire::BlobContent, Status>>) {
+    for blob in wanted {
+        let content = read_small(source, &blob);
+        let content = match content {
+            Ok(None) => continue,
+            Ok(Some(data)) => Ok(wire::BlobContent { blob, data: data.into() }),
+            Err(status) => Err(status),
+        };
+        let failed = content.is_err();
+        if to.blocking_send(content).is_err() || failed {
+            return;
+        }
+    }
+}
+
+fn read_small(source: &BlobSource, blob: &[u8]) -> Result<Option<Vec<u8>>, Status> {
+    let blob = BlobId::from_wire(blob).map_err(|error| Status::invalid_argument(error.to_string()))?;
+    let Some(mut file) = source.open_local(blob).map_err(internal)? else { return Ok(None) };
+    let broken = |error: std::io::Error| Status::internal(error.to_string());
+    let bytes = file.metadata().map_err(broken)?.len();
+    if bytes > limits::SMALL_BLOB_BYTES {
+        return Ok(None);
+    }
+    let mut data = Vec::with_capacity(bytes as usize);
+    std::io::Read::read_to_end(&mut file, &mut data).map_err(broken)?;
+    Ok(Some(data))
 }
 
 fn shard_id(shard: u32) -> Result<ShardId, Status> {

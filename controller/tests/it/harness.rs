@@ -379,6 +379,12 @@ impl Agent for ScriptedAgent {
     async fn read_blob(&self, _: Request<ReadBlobRequest>) -> Result<Response<Self::ReadBlobStream>, Status> {
         Err(Status::not_found("no blobs here"))
     }
+
+    type ReadBlobsStream = ReceiverStream<Result<BlobContent, Status>>;
+
+    async fn read_blobs(&self, _: Request<ReadBlobsRequest>) -> Result<Response<Self::ReadBlobsStream>, Status> {
+        Err(Status::not_found("no blobs here"))
+    }
     async fn describe_table(
         &self,
         request: Request<DescribeTableRequest>,

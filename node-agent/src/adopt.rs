@@ -1,0 +1,127 @@
+//! Taking over staged blobs: a shard that is about to arrive brings its bytes along.
+//!
+//! A shard's delta is many small files, and it is copied while statements wait: so small blobs come many to a request, and one
+//! sync makes all copies durable.
+
+use std::collections::{HashMap, HashSet};
+use std::io::Write;
+
+use futures::StreamExt;
+use moorhouse_cache::Tenant;
+use moorhouse_catalog::{BlobId, Location, NodeName};
+use moorhouse_proto::ReadBlobsRequest;
+
+use crate::blobs::{BlobSource, key};
+use crate::fs::error::FsError;
+use crate::fs::io::RemoteBlob;
+use crate::limits;
+use crate::metrics;
+
+/// What came of taking blobs over.
+#[derive(Debug, Default)]
+pub struct Adopted {
+    /// Durably staged here now, whether copied or there before.
+    pub kept: HashSet<BlobId>,
+    pub copied_bytes: u64,
+}
+
+impl BlobSource {
+    /// Copies staged blobs of other nodes into this node's staging. What could not be had is not in the answer: it was merged
+    /// away meanwhile, or its node is out of reach.
+    pub async fn adopt(&self, wanted: Vec<RemoteBlob>) -> Result<Adopted, FsError> {
+        let (there, absent): (Vec<_>, Vec<_>) =
+            wanted.into_iter().partition(|blob| self.cache().tenant(key(blob.blob)) == Some(Tenant::Staged));
+        let (small, large): (Vec<_>, Vec<_>) =
+            absent.into_iter().partition(|blob| blob.bytes <= limits::SMALL_BLOB_BYTES);
+        let mut copied = self.copy_small(small).await;
+        let copies = futures::stream::iter(large).map(|blob| async move { (self.copy_large(&blob).await, blob) });
+        for (outcome, blob) in copies.buffer_unordered(limits::PARALLEL_COPIES).collect::<Vec<_>>().await {
+            match outcome {
+                Ok(()) => copied.push(blob),
+                Err(error) => tracing::info!(blob = %blob.blob, %error, "not copied"),
+            }
+        }
+        self.make_durable(&copied).await?;
+        let copied_bytes = copied.iter().map(|blob| blob.bytes).sum();
+        let kept = there.iter().chain(&copied).map(|blob| blob.blob).collect();
+        Ok(Adopted { kept, copied_bytes })
+    }
+
+    async fn make_durable(&self, blobs: &[RemoteBlob]) -> Result<(), FsError> {
+        let cache = self.cache().clone();
+        let keys: Vec<_> = blobs.iter().map(|blob| key(blob.blob)).collect();
+        let synced = tokio::task::spawn_blocking(move || cache.sync_staged(&keys)).await;
+        Ok(synced.map_err(|error| FsError::Unavailable(error.to_string()))??)
+    }
+
+    async fn copy_small(&self, blobs: Vec<RemoteBlob>) -> Vec<RemoteBlob> {
+        let mut by_node: HashMap<NodeName, Vec<RemoteBlob>> = HashMap::new();
+        for blob in blobs {
+            if let Location::Staged { node } = &blob.location {
+                by_node.entry(node.clone()).or_default().push(blob);
+            }
+        }
+        let mut copied = Vec::new();
+        for (node, blobs) in by_node {
+            for batch in blobs.chunks(limits::BLOBS_A_REQUEST) {
+                if let Err(error) = self.copy_batch(&node, batch, &mut copied).await {
+                    tracing::info!(%node, %error, "a batch of blobs was not copied whole");
+                }
+            }
+        }
+        copied
+    }
+
+    async fn copy_batch(
+        &self,
+        node: &NodeName,
+        batch: &[RemoteBlob],
+        copied: &mut Vec<RemoteBlob>,
+    ) -> Result<(), FsError> {
+        let unavailable = |status: tonic::Status| FsError::Unavailable(format!("{node}: {}", status.message()));
+        let by_id: HashMap<Vec<u8>, &RemoteBlob> = batch.iter().map(|blob| (blob.blob.to_wire(), blob)).collect();
+        let request = ReadBlobsRequest { blobs: by_id.keys().map(|id| id.clone().into()).collect() };
+        let mut stream = self.peer(node)?.read_blobs(request).await.map_err(unavailable)?.into_inner();
+        while let Some(content) = stream.message().await.map_err(unavailable)? {
+            let Some(blob) = by_id.get(content.blob.as_ref()) else { continue };
+            if content.data.len() as u64 == blob.bytes {
+                self.stage(blob, &content.data)?;
+                metrics::PEER_READ_BYTES.inc_by(blob.bytes);
+                copied.push((*blob).clone());
+            }
+        }
+        Ok(())
+    }
+
+    fn stage(&self, blob: &RemoteBlob, content: &[u8]) -> Result<(), FsError> {
+        let mut file = self.create_adopted(blob)?;
+        let written = file.write_all(content);
+        self.settle_adopted(blob, written.map_err(FsError::from))
+    }
+
+    async fn copy_large(&self, blob: &RemoteBlob) -> Result<(), FsError> {
+        let file = self.create_adopted(blob)?;
+        let copied = self.copy(blob, file).await.map(drop);
+        self.settle_adopted(blob, copied)
+    }
+
+    fn create_adopted(&self, blob: &RemoteBlob) -> Result<std::fs::File, FsError> {
+        let key = key(blob.blob);
+        if self.cache().tenant(key).is_some() {
+            // A copy that may be evicted is no keeper's copy.
+            self.cache().remove(key)?;
+        }
+        Ok(self.cache().create_staged(key)?)
+    }
+
+    /// Counts a finished copy, or takes an unfinished one away.
+    fn settle_adopted(&self, blob: &RemoteBlob, copied: Result<(), FsError>) -> Result<(), FsError> {
+        let key = key(blob.blob);
+        if copied.is_err() {
+            self.cache().remove(key)?;
+            return copied;
+        }
+        self.cache().account_staged(key)?;
+        Ok(())
+    }
+}
