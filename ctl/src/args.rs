@@ -60,9 +60,9 @@ pub enum DevCommand {
     Down,
     /// Shows the processes and the connection strings
     Status,
-    /// Kills a node's agent and its engine with SIGKILL, as a crash would
+    /// Kills a node's agent and its engine with SIGKILL, as a crash would; or `controller`, or `gateway`
     Kill { node: String },
-    /// Starts a stopped or killed node again
+    /// Starts a stopped or killed node, `controller` or `gateway` again
     Start { node: String },
 }
 

@@ -3,6 +3,8 @@
 //! Rule: what a test starts or mounts ends with the value that stands for it, also when the test fails.
 
 pub mod binaries;
+pub mod load;
+pub mod processes;
 pub mod readme;
 pub mod servers;
 pub mod warehouse;

@@ -7,7 +7,10 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::binaries::{binary, output, stderr, stdout};
+use crate::processes::PORTS;
 use moorhouse_base::ports::free_row;
+
+const SMALL: [&str; 6] = ["--shards", "2", "--group", "etl=1", "--group", "bi=1"];
 
 /// A directory for `moorctl --dir`. What was started in it stops, and what was mounted in it goes, with this value.
 pub struct DevHome {
@@ -25,7 +28,7 @@ impl DevHome {
     /// Nothing runs in it yet.
     pub fn new() -> Self {
         let dir = tempfile::Builder::new().prefix("moorhouse-test-").tempdir().expect("a temporary directory");
-        Self { dir, port_base: free_row(300).expect("free ports") }
+        Self { dir, port_base: free_row(PORTS).expect("free ports") }
     }
 
     /// The directory for `--dir`; not there yet.
@@ -47,7 +50,12 @@ impl DevHome {
 
     /// `dev up` with a small shape.
     pub fn up_command(&self, more: &[&str]) -> Command {
-        let mut command = self.moorctl(&["dev", "up", "--shards", "2", "--group", "etl=1", "--group", "bi=1"]);
+        self.shaped_up_command(&SMALL, more)
+    }
+
+    fn shaped_up_command(&self, shape: &[&str], more: &[&str]) -> Command {
+        let mut command = self.moorctl(&["dev", "up"]);
+        command.args(shape);
         command.args(["--settle-ms", "1000", "--port-base", &self.port_base.to_string()]).args(more);
         command
     }
@@ -89,7 +97,7 @@ impl Drop for DevHome {
     }
 }
 
-/// A running warehouse: groups etl and bi with one node each, two shards.
+/// A running warehouse with the groups etl and bi; unless told otherwise one node each, and two shards.
 pub struct TestWarehouse {
     pub home: DevHome,
     /// The password of the user `admin`.
@@ -100,8 +108,16 @@ impl TestWarehouse {
     /// # Panics
     /// If it does not come up.
     pub fn start(more: &[&str]) -> Self {
+        Self::start_shaped(&SMALL, more)
+    }
+
+    /// `shape`: the flags for shards and groups; etl comes first, bi second.
+    ///
+    /// # Panics
+    /// If it does not come up.
+    pub fn start_shaped(shape: &[&str], more: &[&str]) -> Self {
         let home = DevHome::new();
-        let started = output(home.up_command(more).args(["--output", "json"]));
+        let started = output(home.shaped_up_command(shape, more).args(["--output", "json"]));
         assert!(started.status.success(), "dev up: {}{}", stderr(&started), home.logs());
         let connections: Value = serde_json::from_str(&stdout(&started)).expect("dev up prints JSON");
         let url = connections[0]["http"].as_str().expect("a connection string").to_owned();

@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 
 use crate::args::check_name;
 use crate::controller::{Controller, follow_moves};
-use crate::dev::plan;
+use crate::dev::plan::{self, PlannedProcess};
 use crate::dev::state::{DevDir, DevNode, DevState};
 use crate::dev::{down, mounts, preflight, up};
 use crate::error::CtlError;
@@ -45,20 +45,24 @@ pub async fn add(dir: &Path, group: &str, name: Option<String>, wait: bool) -> R
     print_text(&format!("{} is up and holds {held} shards", node.name))
 }
 
-/// Starts a node that is stopped or was killed.
+/// Starts a node, the controller or the gateway again, if it is stopped or was killed.
 pub async fn start(dir: &Path, name: &str) -> Result<(), CtlError> {
     let dir = DevDir::new(dir)?;
     let mut state = dir.load_or_refuse()?;
-    let node = state.node(name)?.clone();
+    let planned = find_process(&dir, &state, name)?;
     if state.running.get(name).is_some_and(|run| run.is_alive()) {
         return Err(CtlError::bad_input(format!("{name} is running"), "see `moorctl dev status`"));
     }
     let _lock = dir.lock()?;
+    let Some(mount) = &planned.mount else {
+        start_and_wait(&dir, &mut state, &planned, Instant::now() + START_TIMEOUT).await?;
+        return print_text(&format!("{name} is up"));
+    };
+    let node = state.node(name)?.clone();
     let mut controller = Controller::connect(&state.settings.controller_url()).await?;
-    let mount = dir.node_mount(name);
-    if mounts::below(&dir).contains(&mount) {
+    if mounts::below(&dir).contains(mount) {
         eprintln!("{} is still mounted from a crash: unmounting it", mount.display());
-        mounts::detach(&mount);
+        mounts::detach(mount);
     }
     start_node(&dir, &mut state, &node, &mut controller).await?;
     print_text(&format!("{name} is up"))
@@ -71,18 +75,37 @@ async fn start_node(
     controller: &mut Controller,
 ) -> Result<(), CtlError> {
     let planned = plan::agent(dir, state, node);
-    preflight::check_ports([&planned])?;
     let deadline = Instant::now() + START_TIMEOUT;
-    let mut started = up::start_one(dir, state, &planned)?;
-    let outcome = async {
-        up::wait_and_say(&mut started, deadline).await?;
-        wait_until_listed_up(controller, &node.name, deadline).await
-    };
-    let outcome = outcome.await;
+    start_and_wait(dir, state, &planned, deadline).await?;
+    let outcome = wait_until_listed_up(controller, &node.name, deadline).await;
     if outcome.is_err() {
         down::stop_stage(dir, state, std::slice::from_ref(&node.name)).await?;
     }
     outcome
+}
+
+/// A process that does not become healthy is stopped again.
+async fn start_and_wait(
+    dir: &DevDir,
+    state: &mut DevState,
+    planned: &PlannedProcess,
+    deadline: Instant,
+) -> Result<(), CtlError> {
+    preflight::check_ports([planned])?;
+    let mut started = up::start_one(dir, state, planned)?;
+    let outcome = up::wait_and_say(&mut started, deadline).await;
+    if outcome.is_err() {
+        down::stop_stage(dir, state, std::slice::from_ref(&planned.name)).await?;
+    }
+    outcome
+}
+
+fn find_process(dir: &DevDir, state: &DevState, name: &str) -> Result<PlannedProcess, CtlError> {
+    if ![plan::CONTROLLER, plan::GATEWAY].contains(&name) {
+        state.node(name)?;
+    }
+    let mut planned = plan::processes(dir, state).into_iter();
+    Ok(planned.find(|process| process.name == name).expect("every node, the controller and the gateway are planned"))
 }
 
 /// Up, and in step with a view: until then the controller gives it no shard.
@@ -121,11 +144,11 @@ pub async fn remove(dir: &Path, name: &str) -> Result<(), CtlError> {
     print_text(&format!("{name} is off the books"))
 }
 
-/// SIGKILL to the agent and everything it started, at the same moment: what a power cut does to them.
+/// SIGKILL to a process and everything it started, at the same moment: what a power cut does to a node.
 pub async fn kill(dir: &Path, name: &str) -> Result<(), CtlError> {
     let dir = DevDir::new(dir)?;
     let state = dir.load_or_refuse()?;
-    state.node(name)?;
+    find_process(&dir, &state, name)?;
     let Some(run) = state.running.get(name).filter(|run| run.is_alive()) else {
         return Err(CtlError::bad_input(
             format!("{name} is not running"),

@@ -83,7 +83,7 @@ fn a_missing_or_old_engine_is_refused() {
     fs::set_permissions(&old, fs::Permissions::from_mode(0o755)).expect("it is mine");
     let said = refusal(&mut home.up_command(&["--engine", &old.display().to_string()]));
     assert!(said.contains("24.3") && said.contains("25.8"), "{said}");
-    assert_nothing_runs(&home);
+    home.assert_nothing_left();
 }
 
 #[test]
@@ -193,7 +193,7 @@ fn running_twice_is_refused_and_a_crash_is_cleaned_up() {
         home.run(&["dev", "kill", node]);
     }
     kill_all(home);
-    assert!(mounts_below(home) > 0, "a killed agent leaves its mount behind");
+    assert!(home.mounts() > 0, "a killed agent leaves its mount behind");
     let again = output(&mut home.up_command(&[]));
     assert!(again.status.success(), "{}{}", stderr(&again), home.logs());
     assert!(stderr(&again).contains("still mounted from a crash"), "it says so: {}", stderr(&again));
@@ -202,7 +202,7 @@ fn running_twice_is_refused_and_a_crash_is_cleaned_up() {
     curl.args(["-sSf", &url, "--user", &format!("admin:{}", warehouse.password)]);
     assert_eq!(succeed(&mut curl), "1\n");
     home.run(&["dev", "down"]);
-    assert_nothing_runs(home);
+    home.assert_nothing_left();
     assert!(home.run(&["dev", "down"]).contains("stopped"), "stopping twice is harmless");
 }
 
@@ -215,20 +215,4 @@ fn kill_all(home: &DevHome) {
         let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
     }
     std::thread::sleep(Duration::from_millis(200));
-}
-
-fn mounts_below(home: &DevHome) -> usize {
-    let place = fs::canonicalize(home.scratch()).expect("it is there").display().to_string();
-    let mounts = fs::read_to_string("/proc/self/mountinfo").expect("Linux tells its mounts");
-    mounts.lines().filter(|line| line.contains(&format!(" {place}/"))).count()
-}
-
-fn assert_nothing_runs(home: &DevHome) {
-    assert_eq!(mounts_below(home), 0);
-    let place = home.path().display().to_string();
-    for process in fs::read_dir("/proc").expect("Linux tells its processes").flatten() {
-        let words = fs::read(process.path().join("cmdline")).unwrap_or_default();
-        let words = String::from_utf8_lossy(&words).replace('\0', " ");
-        assert!(!(words.contains("moorhouse-") && words.contains(&place)), "still runs: {words}");
-    }
 }

@@ -1,0 +1,74 @@
+//! The processes, mounts and ports of a dev warehouse, as Linux shows them: killing some on purpose, and proof that none is left.
+
+use std::fs;
+use std::net::TcpStream;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::warehouse::DevHome;
+
+/// Ports that a test's warehouse may use, from its base.
+pub const PORTS: u16 = 300;
+
+impl DevHome {
+    /// The pid of a process of the warehouse, by its name there (`controller`, `etl-0`).
+    ///
+    /// # Panics
+    /// If it was never started.
+    pub fn pid(&self, process: &str) -> Pid {
+        let state = fs::read_to_string(self.path().join("dev.json")).expect("there is a state");
+        let state: serde_json::Value = serde_json::from_str(&state).expect("it is JSON");
+        let pid = state["running"][process]["pid"].as_i64().unwrap_or_else(|| panic!("{process} is not in {state}"));
+        Pid::from_raw(i32::try_from(pid).expect("pids fit"))
+    }
+
+    /// SIGKILL to a node's engine alone.
+    ///
+    /// # Panics
+    /// If it has none.
+    pub fn kill_engine(&self, node: &str) {
+        let engines = children_of(self.pid(node));
+        assert!(!engines.is_empty(), "{node} has no engine");
+        for engine in engines {
+            kill(engine, Signal::SIGKILL).expect("it runs");
+        }
+    }
+
+    pub fn mounts(&self) -> usize {
+        let place = fs::canonicalize(self.scratch()).expect("it is there").display().to_string();
+        let mounts = fs::read_to_string("/proc/self/mountinfo").expect("Linux tells its mounts");
+        mounts.lines().filter(|line| line.contains(&format!(" {place}/"))).count()
+    }
+
+    /// # Panics
+    /// If a mount, a process or a listening port is left.
+    pub fn assert_nothing_left(&self) {
+        assert_eq!(self.mounts(), 0);
+        let place = self.path().display().to_string();
+        for pid in pids() {
+            let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let words = String::from_utf8_lossy(&words).replace('\0', " ");
+            assert!(!(words.contains("moorhouse-") && words.contains(&place)), "still runs: {words}");
+        }
+        let listening =
+            (self.port_base..self.port_base + PORTS).find(|port| TcpStream::connect(("127.0.0.1", *port)).is_ok());
+        assert_eq!(listening, None, "a port is still open");
+    }
+}
+
+fn pids() -> impl Iterator<Item = i32> {
+    fs::read_dir("/proc")
+        .expect("Linux tells its processes")
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
+fn children_of(parent: Pid) -> Vec<Pid> {
+    let parent_of = |pid: i32| -> Option<i32> {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // The name, in brackets, may hold anything; after it come the state and the parent.
+        stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+    };
+    pids().filter(|pid| parent_of(*pid) == Some(parent.as_raw())).map(Pid::from_raw).collect()
+}
