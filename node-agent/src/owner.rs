@@ -110,6 +110,8 @@ impl EngineOwner {
                 return engine.stop(limits::ENGINE_STOP).await;
             }
             tracing::error!("the engine ended by itself: starting it again");
+            // It has applied nothing: until it has, no new statement is sent here.
+            self.applied.send_replace(Applied::default());
             // What it had in progress is of no use to its successor.
             self.fs.unmount_all();
         }

@@ -125,9 +125,7 @@ impl ShardFs {
             return Ok(());
         }
         self.forget_entries(change.added.iter().map(|m| (table, m.part.as_str().to_string())).collect());
-        if let Some(kernel) = self.kernel.get() {
-            kernel.forget_listing(table);
-        }
+        self.tell_kernel(|kernel| kernel.forget_listing(table));
         if self.refresh.try_send(ts).is_err() {
             // The engine's owner is behind by a whole queue; its periodic pass over all readers covers this one.
             tracing::debug!(%ts, "the refresh queue is full");

@@ -66,8 +66,9 @@ pub struct ShardFs {
     pub(crate) source: BlobSource,
     pub(crate) controller: ControllerClient,
     pub(crate) clock: Arc<dyn Clock>,
-    mounted: RwLock<Mounted>,
+    /// Where locks nest, the order is `tree`, then `mounted` or `retired`.
     tree: RwLock<Tree>,
+    mounted: RwLock<Mounted>,
     syncs: Mutex<HashMap<TableShard, Arc<tokio::sync::Mutex<ShardSync>>>>,
     /// Parts that a reader no longer lists but still opens, with the time when the catalog dropped them.
     retired: Mutex<HashMap<(TableShard, PartPath), Instant>>,
@@ -91,8 +92,8 @@ impl ShardFs {
             source,
             controller,
             clock,
-            mounted: RwLock::default(),
             tree: RwLock::new(Tree::new()),
+            mounted: RwLock::default(),
             syncs: Mutex::default(),
             retired: Mutex::default(),
             letting: Mutex::default(),
@@ -112,13 +113,13 @@ impl ShardFs {
         let mine = view.assignments.iter().filter(|a| a.node == self.node);
         let mut made = Vec::new();
         {
+            let mut tree = self.tree.write().expect("lock");
             let mut mounted = self.mounted.write().expect("lock");
             mounted.epochs.extend(mine.map(|a| (a.shard, a.epoch)));
             for table in &view.tables {
                 let role = if table.owner == view.group { Role::Writer } else { Role::Reader };
                 mounted.roles.insert(table.id, role);
             }
-            let mut tree = self.tree.write().expect("lock");
             for shard in
                 mounted.epochs.keys().filter(|s| view.assignments.iter().any(|a| a.shard == **s && a.node == self.node))
             {
@@ -141,9 +142,8 @@ impl ShardFs {
     /// committed parts, which the caller releases once another node holds the shard.
     pub fn unmount_shard(&self, shard: ShardId) -> Vec<BlobId> {
         let orphans = {
-            let mut mounted = self.mounted.write().expect("lock");
-            mounted.epochs.remove(&shard);
             let mut tree = self.tree.write().expect("lock");
+            self.mounted.write().expect("lock").epochs.remove(&shard);
             tree.remove_subtree(ROOT, &shard.to_string()).unwrap_or_default()
         };
         self.syncs.lock().expect("lock").retain(|ts, _| ts.shard != shard);
@@ -167,9 +167,9 @@ impl ShardFs {
         let mut gone = Vec::new();
         let mut orphans = Vec::new();
         {
+            let mut tree = self.tree.write().expect("lock");
             let mut mounted = self.mounted.write().expect("lock");
             mounted.roles.remove(&table);
-            let mut tree = self.tree.write().expect("lock");
             for shard in mounted.epochs.keys() {
                 let path = table_path(TableShard { table, shard: *shard });
                 let Ok(parent) = tree.resolve(ROOT, &path[..3]) else { continue };
@@ -220,10 +220,18 @@ impl ShardFs {
     }
 
     fn forget_entries(&self, entries: Vec<(Ino, String)>) {
-        if let Some(kernel) = self.kernel.get() {
+        self.tell_kernel(|kernel| {
             for (parent, name) in entries {
                 kernel.forget_entry(parent, &name);
             }
+        });
+    }
+
+    /// The kernel waits for the directory's lock, and who holds that may wait for an answer that a task of this runtime
+    /// gives: so the thread is not one that tasks wait for meanwhile.
+    fn tell_kernel(&self, tell: impl FnOnce(&dyn KernelCache)) {
+        if let Some(kernel) = self.kernel.get() {
+            tokio::task::block_in_place(|| tell(&**kernel));
         }
     }
 
