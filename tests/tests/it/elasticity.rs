@@ -78,7 +78,7 @@ impl Scene {
         assert!(done.status.success(), "{arguments:?}: {said}{}", self.warehouse.home.logs());
     }
 
-    /// Waits until `statements` INSERTs in a row have worked through each group.
+    /// Waits until a query of each group reaches every shard.
     async fn recovered(&mut self) {
         let deadline = Instant::now() + RECOVERY;
         let (etl, bi) = (self.client("etl"), self.client("bi"));
