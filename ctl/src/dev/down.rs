@@ -52,8 +52,10 @@ pub async fn stop_stage(dir: &DevDir, state: &mut DevState, names: &[String]) ->
         if !run.wait_for_end(deadline).await {
             eprintln!("warning: {name} did not stop within {} s: killing it", STOP_TIMEOUT.as_secs());
         }
-        for left in children.iter().chain([run]).filter(|process| process.is_alive()) {
-            left.signal(Signal::SIGKILL);
+        let all: Vec<_> = children.iter().chain([run]).filter(|process| process.is_alive()).collect();
+        // An engine that waits for its agent's file system ends only when the agent does: so all are signalled first.
+        all.iter().for_each(|process| process.signal(Signal::SIGKILL));
+        for left in all {
             if !left.wait_for_end(Instant::now() + KILL_TIMEOUT).await {
                 return Err(CtlError::failed(format!("{name} (process {}) cannot be killed", left.pid)));
             }
