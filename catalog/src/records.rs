@@ -177,7 +177,7 @@ pub enum Location {
     Stored { object: ObjectKey, offset: u64, crc32c: u32 },
 }
 
-/// A small file beside the parts (`format_version.txt`, `mutation_3.txt`), content inline, at most 1 MiB.
+/// A small file beside the parts (`format_version.txt`, `mutation_3.txt`), content inline, at most 256 KiB.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Inode {
     pub path: FilePath,

@@ -27,6 +27,9 @@ pub const BALANCES_AT_ONCE: usize = 64;
 /// Attempts at one shard before a rebalance gives up.
 pub const MOVE_ATTEMPTS: u32 = 6;
 pub const MOVE_RETRY: Duration = Duration::from_millis(500);
+/// Cleaning up after a cancelled move: the first pause, doubled each time, and how often.
+pub const CLEAN_UP_RETRY: Duration = Duration::from_millis(100);
+pub const CLEAN_UP_TRIES: u32 = 6;
 /// The first copy of a shard's staged bytes, while work goes on.
 pub const PRE_COPY_TIMEOUT: Duration = Duration::from_secs(600);
 /// Rounds of copying before the hold; under steady writes each is shorter than the one before.

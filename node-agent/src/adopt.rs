@@ -26,13 +26,17 @@ pub struct Adopted {
 }
 
 impl BlobSource {
-    /// Copies staged blobs of other nodes into this node's staging. What could not be had is not in the answer: it was merged
-    /// away meanwhile, or its node is out of reach.
-    pub async fn adopt(&self, wanted: Vec<RemoteBlob>) -> Result<Adopted, FsError> {
-        let (there, absent): (Vec<_>, Vec<_>) =
-            wanted.into_iter().partition(|blob| self.cache().tenant(key(blob.blob)) == Some(Tenant::Staged));
-        let (small, large): (Vec<_>, Vec<_>) =
-            absent.into_iter().partition(|blob| blob.bytes <= limits::SMALL_BLOB_BYTES);
+    /// Copies staged blobs of other nodes into this node's staging; `durable` are known to be whole and synced here. What could
+    /// not be had is not in the answer: it was merged away meanwhile, or its node is out of reach.
+    pub async fn adopt(&self, wanted: Vec<RemoteBlob>, durable: &HashSet<BlobId>) -> Result<Adopted, FsError> {
+        let (mut there, mut small, mut large) = (Vec::new(), Vec::new(), Vec::new());
+        for blob in wanted {
+            match blob.bytes {
+                _ if self.is_whole(&blob)? => there.push(blob),
+                0..=limits::SMALL_BLOB_BYTES => small.push(blob),
+                _ => large.push(blob),
+            }
+        }
         let mut copied = self.copy_small(small).await;
         let copies = futures::stream::iter(large).map(|blob| async move { (self.copy_large(&blob).await, blob) });
         for (outcome, blob) in copies.buffer_unordered(limits::PARALLEL_COPIES).collect::<Vec<_>>().await {
@@ -41,15 +45,21 @@ impl BlobSource {
                 Err(error) => tracing::info!(blob = %blob.blob, %error, "not copied"),
             }
         }
-        self.make_durable(&copied).await?;
         let copied_bytes = copied.iter().map(|blob| blob.bytes).sum();
-        let kept = there.iter().chain(&copied).map(|blob| blob.blob).collect();
+        let kept: HashSet<BlobId> = there.iter().chain(&copied).map(|blob| blob.blob).collect();
+        self.make_durable(kept.difference(durable)).await?;
         Ok(Adopted { kept, copied_bytes })
     }
 
-    async fn make_durable(&self, blobs: &[RemoteBlob]) -> Result<(), FsError> {
+    /// Whether all of a blob is staged here: an earlier copy may have been broken off.
+    fn is_whole(&self, blob: &RemoteBlob) -> Result<bool, FsError> {
+        let staged = self.cache().tenant(key(blob.blob)) == Some(Tenant::Staged);
+        Ok(staged && self.cache().account_staged(key(blob.blob))? == blob.bytes)
+    }
+
+    async fn make_durable(&self, blobs: impl Iterator<Item = &BlobId>) -> Result<(), FsError> {
         let cache = self.cache().clone();
-        let keys: Vec<_> = blobs.iter().map(|blob| key(blob.blob)).collect();
+        let keys: Vec<_> = blobs.map(|blob| key(*blob)).collect();
         let synced = tokio::task::spawn_blocking(move || cache.sync_staged(&keys)).await;
         Ok(synced.map_err(|error| FsError::Unavailable(error.to_string()))??)
     }
@@ -108,7 +118,7 @@ impl BlobSource {
     fn create_adopted(&self, blob: &RemoteBlob) -> Result<std::fs::File, FsError> {
         let key = key(blob.blob);
         if self.cache().tenant(key).is_some() {
-            // A copy that may be evicted is no keeper's copy.
+            // A copy that may be evicted is no keeper's copy; a part of one is none either.
             self.cache().remove(key)?;
         }
         Ok(self.cache().create_staged(key)?)

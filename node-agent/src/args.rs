@@ -51,6 +51,9 @@ pub struct Args {
     /// auto, or the path of a clickhouse binary or libchdb.so
     #[arg(long, env = "MOORHOUSE_ENGINE", default_value = "auto")]
     pub engine: EngineChoice,
+    /// Start although files are missing that only this node had: the engine then sets their parts aside as broken
+    #[arg(long)]
+    pub accept_lost_parts: bool,
     /// Memory limit of the engine; absent: ClickHouse's own
     #[arg(long, env = "MOORHOUSE_ENGINE_MEMORY_BYTES")]
     pub engine_memory_bytes: Option<u64>,

@@ -14,6 +14,7 @@ use moorhouse_proto::ReadBlobRequest;
 use moorhouse_proto::agent_client::AgentClient;
 use tonic::transport::{Channel, Endpoint};
 
+use crate::controller::watched;
 use crate::fs::error::FsError;
 use crate::fs::io::{Opened, RemoteBlob, Wanted};
 use crate::limits;
@@ -60,7 +61,7 @@ impl BlobSource {
             }
             match Endpoint::from_shared(format!("http://{}", node.agent_address)) {
                 Ok(endpoint) => {
-                    let channel = endpoint.connect_timeout(limits::PEER_CONNECT).connect_lazy();
+                    let channel = watched(endpoint.connect_timeout(limits::PEER_CONNECT)).connect_lazy();
                     let peer = Peer { address: node.agent_address.clone(), channel };
                     peers.insert(node.name.clone(), peer);
                 }

@@ -41,7 +41,6 @@ pub struct ControllerClient {
 /// What registering told this node.
 pub struct Registered {
     pub view: NodeView,
-    pub lease_ttl: Duration,
 }
 
 impl ControllerClient {
@@ -51,7 +50,7 @@ impl ControllerClient {
             .ok()
             .filter(|e| e.uri().scheme().is_some() && e.uri().host().is_some())
             .ok_or_else(|| ControllerError::BadUrl { url: url.to_string() })?;
-        let channel = endpoint.connect_timeout(limits::CONTROLLER_CONNECT).tcp_nodelay(true).connect_lazy();
+        let channel = watched(endpoint.connect_timeout(limits::CONTROLLER_CONNECT)).connect_lazy();
         let grpc = Grpc::new(channel)
             .max_decoding_message_size(limits::GRPC_MESSAGE_BYTES)
             .max_encoding_message_size(limits::GRPC_MESSAGE_BYTES);
@@ -71,8 +70,7 @@ impl ControllerClient {
                 Ok(reply) => {
                     let reply = reply.into_inner();
                     self.incarnation.store(reply.incarnation, Ordering::SeqCst);
-                    let lease_ttl = Duration::from_millis(u64::from(reply.lease_ttl_ms));
-                    return Ok(Registered { view: codec::decode(&reply.view_record)?, lease_ttl });
+                    return Ok(Registered { view: codec::decode(&reply.view_record)? });
                 }
                 Err(status) if is_passing(&status) => {
                     tracing::warn!(url = self.url, error = status.message(), "no controller yet");
@@ -122,7 +120,8 @@ impl ControllerClient {
         codec::decode(&reply.into_inner().snapshot_record).map_err(|error| FsError::Unavailable(error.to_string()))
     }
 
-    /// Commits, or says for certain that it did not; after `Unavailable` it may have, and repeating it is harmless.
+    /// Commits. After an error it may have happened all the same, unless the first answer was `Fenced`; repeating it is
+    /// harmless.
     pub async fn commit(&self, ts: TableShard, epoch: Epoch, change: &PartChange) -> Result<(), FsError> {
         let record: bytes::Bytes = codec::encode(change).into();
         let request = || wire::CommitPartsRequest {
@@ -163,7 +162,8 @@ where
     let deadline = tokio::time::Instant::now() + limits::COMMIT_PATIENCE;
     let mut pause = Backoff::new(limits::COMMIT_RETRY_FIRST, limits::COMMIT_RETRY_LONGEST);
     loop {
-        match call().await {
+        let attempt = tokio::time::timeout(limits::CALL_LONGEST, call()).await;
+        match attempt.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer in time"))) {
             Ok(reply) => return Ok(reply),
             Err(status) if is_passing(&status) && tokio::time::Instant::now() < deadline => {
                 tracing::warn!(error = status.message(), "the controller is away: trying again");
@@ -172,6 +172,15 @@ where
             Err(status) => return Err(translate(&status)),
         }
     }
+}
+
+/// A connection whose other end has silently gone is noticed within seconds, not when TCP gives up.
+pub fn watched(endpoint: Endpoint) -> Endpoint {
+    endpoint
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(limits::KEEP_ALIVE)
+        .keep_alive_timeout(limits::KEEP_ALIVE)
+        .keep_alive_while_idle(true)
 }
 
 /// Whether the same call may succeed later.

@@ -6,6 +6,12 @@ use std::time::Duration;
 pub const COMMIT_PATIENCE: Duration = Duration::from_secs(60);
 pub const COMMIT_RETRY_FIRST: Duration = Duration::from_millis(20);
 pub const COMMIT_RETRY_LONGEST: Duration = Duration::from_secs(2);
+/// One attempt of a call; a commit of a large part takes seconds at most.
+pub const CALL_LONGEST: Duration = Duration::from_secs(15);
+pub const KEEP_ALIVE: Duration = Duration::from_secs(5);
+/// A shard that was taken out for a move comes back after this long if the move was neither ended nor cancelled. Longer
+/// than any hold that the controller still completes.
+pub const LEAVING_LONGEST: Duration = Duration::from_secs(30);
 pub const CONTROLLER_CONNECT: Duration = Duration::from_secs(2);
 pub const PEER_CONNECT: Duration = Duration::from_secs(2);
 pub const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -38,4 +44,6 @@ pub const FUSE_THREADS: usize = 4;
 /// Read-ahead of the mount: 1 MiB measured best, INIT caps it at 128 KiB.
 pub const READ_AHEAD_KB: u32 = 1024;
 pub const GRPC_MESSAGE_BYTES: usize = 64 << 20;
+/// Somebody's open file keeps a mount; it is not waited for longer.
+pub const UNMOUNT: Duration = Duration::from_secs(3);
 pub const ENGINE_STOP: Duration = Duration::from_secs(8);

@@ -16,7 +16,10 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(node::run(args)) {
+    let outcome = runtime.block_on(node::run(args));
+    // A thread that still waits for the kernel must not keep the process.
+    runtime.shutdown_background();
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             for line in error.lines() {

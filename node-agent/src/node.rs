@@ -84,11 +84,12 @@ pub async fn run(args: Args) -> Result<(), NodeError> {
     if let Err(error) = fs.flush_letting().await {
         tracing::warn!(%error, "what the engine let go of last was not reported; it comes back covered");
     }
-    let unmounted = tokio::task::spawn_blocking(move || mount.unmount()).await;
+    let unmounted = tokio::time::timeout(limits::UNMOUNT, tokio::task::spawn_blocking(move || mount.unmount())).await;
     match unmounted {
-        Ok(Ok(())) => tracing::info!("unmounted"),
-        Ok(Err(error)) => tracing::error!(%error, "the mount did not go cleanly"),
-        Err(error) => tracing::error!(%error, "the mount's thread broke"),
+        Ok(Ok(Ok(()))) => tracing::info!("unmounted"),
+        Ok(Ok(Err(error))) => tracing::error!(%error, "the mount did not go cleanly"),
+        Ok(Err(error)) => tracing::error!(%error, "the mount's thread broke"),
+        Err(_) => tracing::error!("the mount is still in use: the kernel ends it with this process"),
     }
     served
 }
@@ -184,7 +185,15 @@ async fn open_bytes(args: &Args, view: &NodeView, controller: &ControllerClient)
     }
     let lost = wanted.iter().filter(|blob| cache.lookup(**blob).is_none()).count();
     if lost > 0 {
-        tracing::error!(lost, "staged files are missing on this volume: the parts that they belong to cannot be read");
+        let data = args.data.display();
+        let message = format!(
+            "{lost} staged files that only this node had are missing in {data}: start with the volume that has them; \
+             or accept the loss of their parts with --accept-lost-parts"
+        );
+        if !args.accept_lost_parts {
+            return Err(setup(message));
+        }
+        tracing::error!(lost, "starting without them, as asked: the parts that they belong to cannot be read");
     }
     tracing::info!(staged = staged.len(), leftovers, "the SSD agrees with the catalog");
     let source = BlobSource::new(cache, objects);
@@ -235,6 +244,7 @@ async fn serve(
         views: view_changes.clone(),
         routes: routes.clone(),
         arriving: std::sync::Mutex::default(),
+        copying: tokio::sync::Mutex::default(),
     };
     start_service(args, service, &tasks);
     let owner = EngineOwner {
@@ -246,7 +256,7 @@ async fn serve(
         views: view_changes.clone(),
         refresh,
         applied,
-        stop: tasks.token(),
+        tasks: tasks.clone(),
     };
     let mut engine = tokio::spawn(owner.run());
     let upload_stop = tasks.token();

@@ -6,16 +6,17 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::StreamExt;
+use moorhouse_base::tasks::TaskGroup;
 use moorhouse_catalog::{BlobId, DdlSeq, Epoch, NodeView, ShardId, Table, TableId, TableShard};
-use moorhouse_engine::{Engine, EngineBinary, EngineConfig, EngineError, SqlClient};
+use moorhouse_engine::{Engine, EngineBinary, EngineConfig, EngineError, SqlClient, SqlError};
 use moorhouse_proto::DescribeTableReply;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio_util::sync::CancellationToken;
 
 use crate::describe;
+use crate::fs::error::FsError;
 use crate::fs::{Role, ShardFs};
 use crate::limits;
 use crate::metrics;
@@ -23,6 +24,12 @@ use crate::tables::{self, SCRATCH_DATABASE};
 
 /// The cluster that every Distributed table names.
 pub const CLUSTER: &str = "moorhouse";
+
+/// After a pass that left something undone.
+const PASS_AGAIN: Duration = Duration::from_secs(2);
+const PASS_ANYWAY: Duration = Duration::from_secs(3600);
+/// ClickHouse's error number.
+const TABLE_ALREADY_EXISTS: i32 = 57;
 
 type Answer<T> = oneshot::Sender<Result<T, String>>;
 
@@ -37,6 +44,7 @@ pub enum Command {
     /// The move was called off: the shard belongs here again.
     Resume {
         shard: ShardId,
+        epoch: Epoch,
         answer: Answer<()>,
     },
     /// A view that matters now: answer when its shard is attached.
@@ -68,14 +76,29 @@ pub struct EngineOwner {
     pub views: watch::Receiver<Arc<NodeView>>,
     pub refresh: mpsc::Receiver<TableShard>,
     pub applied: watch::Sender<Applied>,
-    pub stop: CancellationToken,
+    /// Ends this owner, and has what it runs beside itself.
+    pub tasks: TaskGroup,
+}
+
+/// Why a pass stopped half-way; the next one goes on.
+#[derive(Debug, thiserror::Error)]
+enum PassError {
+    #[error(transparent)]
+    Sql(#[from] SqlError),
+    #[error(transparent)]
+    Fs(#[from] FsError),
+}
+
+#[derive(serde::Deserialize)]
+struct TableName {
+    name: String,
 }
 
 /// What the running engine has.
 #[derive(Default)]
 struct Present {
     databases: BTreeSet<String>,
-    shards: BTreeSet<ShardId>,
+    shards: BTreeMap<ShardId, Epoch>,
     attached: HashMap<TableShard, Attached>,
     distributed: BTreeMap<TableId, (String, String)>,
 }
@@ -90,9 +113,15 @@ struct Attached {
 struct Wanted {
     view: Arc<NodeView>,
     /// Shards taken out for a move, with the epoch under which they were here.
-    leaving: HashMap<ShardId, Epoch>,
+    leaving: HashMap<ShardId, Leaving>,
     /// Staged blobs of shards that have left; evictable once the view shows the shard elsewhere.
     departed: HashMap<ShardId, Vec<BlobId>>,
+}
+
+#[derive(Clone, Copy)]
+struct Leaving {
+    epoch: Epoch,
+    since: Instant,
 }
 
 impl EngineOwner {
@@ -120,53 +149,67 @@ impl EngineOwner {
     /// True when asked to stop, false when the engine is gone.
     async fn serve(&mut self, engine: &mut Engine, present: &mut Present, wanted: &mut Wanted) -> bool {
         let sql = engine.sql().clone();
+        let stop = self.tasks.token();
         let mut again = self.pass(&sql, present, wanted).await;
+        let mut refreshing: Option<oneshot::Receiver<()>> = None;
         loop {
-            let retry = tokio::time::sleep(if again { Duration::from_secs(2) } else { Duration::from_secs(3600) });
+            let soon = again || !wanted.leaving.is_empty();
+            let retry = tokio::time::sleep(if soon { PASS_AGAIN } else { PASS_ANYWAY });
             tokio::select! {
                 biased;
-                () = self.stop.cancelled() => return true,
+                () = stop.cancelled() => return true,
                 _ = engine.exited() => return false,
-                Some(command) = self.commands.recv() => self.obey(command, &sql, present, wanted).await,
+                Some(command) = self.commands.recv() => again |= self.obey(command, &sql, present, wanted).await,
                 Ok(()) = self.views.changed() => {
                     let view = self.views.borrow_and_update().clone();
                     wanted.take(view);
                     again = self.pass(&sql, present, wanted).await;
                 }
-                Some(ts) = self.refresh.recv() => self.refresh_readers(ts, &sql, present, wanted).await,
-                () = retry => again = self.pass(&sql, present, wanted).await,
+                _ = ended(&mut refreshing) => refreshing = None,
+                Some(ts) = self.refresh.recv(), if refreshing.is_none() => {
+                    refreshing = Some(self.refresh_readers(ts, &sql, present, wanted));
+                }
+                () = retry => {
+                    wanted.expire_leaving();
+                    again = self.pass(&sql, present, wanted).await;
+                }
             }
         }
     }
 
-    async fn obey(&mut self, command: Command, sql: &SqlClient, present: &mut Present, wanted: &mut Wanted) {
+    /// True if something is left to be tried again.
+    async fn obey(&mut self, command: Command, sql: &SqlClient, present: &mut Present, wanted: &mut Wanted) -> bool {
         match command {
             Command::Detach { shard, epoch, answer } => {
-                wanted.leaving.insert(shard, epoch);
-                let outcome = self.detach_shard(shard, sql, present, wanted).await;
+                let outcome = match wanted.epoch_here(shard) {
+                    Some(known) if known == epoch => {
+                        wanted.leaving.insert(shard, Leaving { epoch, since: Instant::now() });
+                        self.detach_shard(shard, sql, present, wanted).await.map_err(|error| error.to_string())
+                    }
+                    known => Err(format!("shard {shard} is here under {known:?}, not under epoch {epoch}")),
+                };
                 let _ = answer.send(outcome);
+                false
             }
-            Command::Resume { shard, answer } => {
-                if wanted.leaving.remove(&shard).is_some() {
-                    self.pass(sql, present, wanted).await;
+            Command::Resume { shard, epoch, answer } => {
+                if wanted.leaving.get(&shard).is_none_or(|leaving| leaving.epoch != epoch) {
+                    let _ = answer.send(Ok(()));
+                    return false;
                 }
-                let _ = answer.send(Ok(()));
+                wanted.leaving.remove(&shard);
+                let again = self.pass(sql, present, wanted).await;
+                let _ = answer.send(all_attached(shard, present, wanted));
+                again
             }
             Command::Attach { view, shard, answer } => {
                 wanted.take(Arc::from(view));
-                self.pass(sql, present, wanted).await;
-                let missing = wanted
-                    .view
-                    .tables
-                    .iter()
-                    .find(|t| !present.attached.contains_key(&TableShard { table: t.id, shard }));
-                let _ = answer.send(match missing {
-                    None => Ok(()),
-                    Some(table) => Err(format!("{}.{} did not attach", table.database, table.name)),
-                });
+                let again = self.pass(sql, present, wanted).await;
+                let _ = answer.send(all_attached(shard, present, wanted));
+                again
             }
             Command::Describe { create_tail, database, answer } => {
                 let _ = answer.send(describe::describe(sql, &create_tail, &database).await);
+                false
             }
         }
     }
@@ -194,24 +237,27 @@ impl EngineOwner {
         present: &mut Present,
         wanted: &mut Wanted,
         failures: &mut Vec<(DdlSeq, String)>,
-    ) -> Result<(), String> {
+    ) -> Result<(), PassError> {
         self.fs.source.apply_view(view);
         self.drop_tables(view, sql, present).await?;
-        let mine: BTreeSet<ShardId> =
-            view.assignments.iter().filter(|a| a.node == view.node).map(|a| a.shard).collect();
-        let gone: Vec<ShardId> = present.shards.difference(&mine).copied().collect();
+        let mine: BTreeMap<ShardId, Epoch> =
+            view.assignments.iter().filter(|a| a.node == view.node).map(|a| (a.shard, a.epoch)).collect();
+        // A shard that was away meanwhile is not the one that left: its epoch tells.
+        let stays = |shard: &ShardId, epoch: &Epoch| mine.get(shard) == Some(epoch);
+        let gone = present.shards.iter().filter(|(shard, epoch)| !stays(shard, epoch));
+        let gone: Vec<ShardId> = gone.map(|(shard, _)| *shard).collect();
         for shard in gone {
             self.detach_shard(shard, sql, present, wanted).await?;
         }
         wanted.release_departed(&self.fs);
-        self.fs.apply_view(view).map_err(|error| error.to_string())?;
+        self.fs.apply_view(view)?;
         self.make_databases(view, &mine, sql, present).await?;
         self.attach_tables(view, &mine, sql, present, failures).await;
         self.make_distributed(view, sql, present, failures).await;
         self.drop_databases(view, sql, present).await
     }
 
-    async fn drop_tables(&self, view: &NodeView, sql: &SqlClient, present: &mut Present) -> Result<(), String> {
+    async fn drop_tables(&self, view: &NodeView, sql: &SqlClient, present: &mut Present) -> Result<(), PassError> {
         let wanted: HashSet<TableId> = view.tables.iter().map(|t| t.id).collect();
         let named: HashMap<TableId, (&str, &str)> =
             view.tables.iter().map(|t| (t.id, (t.database.as_str(), t.name.as_str()))).collect();
@@ -233,7 +279,8 @@ impl EngineOwner {
             .map(|(ts, attached)| (*ts, attached.physical.clone()))
             .collect();
         for (ts, physical) in &gone {
-            run(sql, &tables::drop_shard_table(physical, ts.shard)).await?;
+            // The catalog has forgotten its parts already: there is nothing that the engine should clear.
+            run(sql, &tables::detach(physical, ts.shard)).await?;
             present.attached.remove(ts);
         }
         for table in gone.iter().map(|(ts, _)| ts.table).collect::<HashSet<_>>() {
@@ -242,45 +289,44 @@ impl EngineOwner {
         Ok(())
     }
 
-    /// Takes a shard's tables out, one by one, then the empty database: nothing of the data is touched.
+    /// Takes a shard's tables out, one by one, then its database, empty by then: nothing of the data is touched.
     async fn detach_shard(
         &self,
         shard: ShardId,
         sql: &SqlClient,
         present: &mut Present,
         wanted: &mut Wanted,
-    ) -> Result<(), String> {
-        let here = present.attached.iter().filter(|(ts, _)| ts.shard == shard);
-        let statements = here.map(|(ts, attached)| (*ts, tables::detach(&attached.physical, shard))).collect();
-        for (ts, outcome) in run_all(sql, statements).await {
+    ) -> Result<(), PassError> {
+        // What the engine has, not what we believe: DROP DATABASE would take a forgotten table's parts along.
+        let here: Vec<TableName> = sql.rows(&tables::list_tables(shard)).await?;
+        let statements = here.into_iter().map(|table| ((), tables::detach(&table.name, shard))).collect();
+        for ((), outcome) in run_all(sql, statements).await {
             outcome?;
-            present.attached.remove(&ts);
         }
-        if present.shards.contains(&shard) {
-            run(sql, &tables::drop_database(&tables::shard_database(shard))).await?;
-            present.shards.remove(&shard);
-        }
+        present.attached.retain(|ts, _| ts.shard != shard);
         wanted.departed.entry(shard).or_default().extend(self.fs.unmount_shard(shard));
+        run(sql, &tables::drop_database(&tables::shard_database(shard))).await?;
+        present.shards.remove(&shard);
         Ok(())
     }
 
     async fn make_databases(
         &self,
         view: &NodeView,
-        mine: &BTreeSet<ShardId>,
+        mine: &BTreeMap<ShardId, Epoch>,
         sql: &SqlClient,
         present: &mut Present,
-    ) -> Result<(), String> {
+    ) -> Result<(), PassError> {
         for database in view.databases.iter().map(|d| d.name.as_str()).chain([SCRATCH_DATABASE]) {
             if !present.databases.contains(database) {
                 run(sql, &tables::create_database(database)).await?;
                 present.databases.insert(database.to_string());
             }
         }
-        for shard in mine {
-            if !present.shards.contains(shard) {
+        for (shard, epoch) in mine {
+            if !present.shards.contains_key(shard) {
                 run(sql, &tables::create_database(&tables::shard_database(*shard))).await?;
-                present.shards.insert(*shard);
+                present.shards.insert(*shard, *epoch);
             }
         }
         Ok(())
@@ -289,13 +335,13 @@ impl EngineOwner {
     async fn attach_tables(
         &self,
         view: &NodeView,
-        mine: &BTreeSet<ShardId>,
+        mine: &BTreeMap<ShardId, Epoch>,
         sql: &SqlClient,
         present: &mut Present,
         failures: &mut Vec<(DdlSeq, String)>,
     ) {
         let mount = self.mount.to_string_lossy();
-        let pairs = view.tables.iter().flat_map(|table| mine.iter().map(move |shard| (table, *shard)));
+        let pairs = view.tables.iter().flat_map(|table| mine.keys().map(move |shard| (table, *shard)));
         let mut statements = Vec::new();
         for (table, shard) in pairs {
             let ts = TableShard { table: table.id, shard };
@@ -313,7 +359,9 @@ impl EngineOwner {
         for ((ts, attached, ddl_seq), outcome) in run_all(sql, statements).await {
             match outcome {
                 Ok(()) => drop(present.attached.insert(ts, attached)),
-                Err(error) => failures.push((ddl_seq, error)),
+                // An earlier attempt had succeeded although its answer was lost.
+                Err(error) if error.code() == Some(TABLE_ALREADY_EXISTS) => drop(present.attached.insert(ts, attached)),
+                Err(error) => failures.push((ddl_seq, error.to_string())),
             }
         }
     }
@@ -336,12 +384,12 @@ impl EngineOwner {
                 Ok(()) => {
                     present.distributed.insert(table.id, (table.database.to_string(), table.name.to_string()));
                 }
-                Err(error) => failures.push((table.ddl_seq, error)),
+                Err(error) => failures.push((table.ddl_seq, error.to_string())),
             }
         }
     }
 
-    async fn drop_databases(&self, view: &NodeView, sql: &SqlClient, present: &mut Present) -> Result<(), String> {
+    async fn drop_databases(&self, view: &NodeView, sql: &SqlClient, present: &mut Present) -> Result<(), PassError> {
         let wanted: HashSet<&str> = view.databases.iter().map(|d| d.name.as_str()).chain([SCRATCH_DATABASE]).collect();
         let gone: Vec<String> = present.databases.iter().filter(|d| !wanted.contains(d.as_str())).cloned().collect();
         for database in gone {
@@ -351,8 +399,15 @@ impl EngineOwner {
         Ok(())
     }
 
-    /// Tells readers to look again: the one that was asked for, and all others that wait in the queue.
-    async fn refresh_readers(&mut self, first: TableShard, sql: &SqlClient, present: &Present, wanted: &Wanted) {
+    /// Tells readers to look again: the one that was asked for, and all others that wait in the queue. Runs beside this task,
+    /// because moves wait for that one.
+    fn refresh_readers(
+        &mut self,
+        first: TableShard,
+        sql: &SqlClient,
+        present: &Present,
+        wanted: &Wanted,
+    ) -> oneshot::Receiver<()> {
         let mut due = HashSet::from([first]);
         while let Ok(next) = self.refresh.try_recv() {
             due.insert(next);
@@ -362,11 +417,26 @@ impl EngineOwner {
         let statements: Vec<_> =
             readers.filter_map(|ts| Some((ts, tables::refresh_reader(by_id.get(&ts.table)?, ts.shard)))).collect();
         metrics::READER_REFRESHES.inc_by(statements.len() as u64);
-        for (ts, outcome) in run_all(sql, statements).await {
-            if let Err(error) = outcome {
-                tracing::warn!(%ts, %error, "a reader did not refresh; its own interval will catch it");
+        let (done, ended) = oneshot::channel();
+        let sql = sql.clone();
+        self.tasks.spawn("refresh", async move {
+            for (ts, outcome) in run_all(&sql, statements).await {
+                if let Err(error) = outcome {
+                    tracing::warn!(%ts, %error, "a reader did not refresh; its own interval will catch it");
+                }
             }
-        }
+            let _ = done.send(());
+        });
+        ended
+    }
+}
+
+/// Resolves when the refresh that is under way has ended; never if none is.
+async fn ended(refreshing: &mut Option<oneshot::Receiver<()>>) {
+    match refreshing {
+        // An error: the task is gone, and so is the refresh.
+        Some(ended) => drop(ended.await),
+        None => std::future::pending().await,
     }
 }
 
@@ -377,10 +447,23 @@ impl Wanted {
             return;
         }
         self.view = view;
-        let assignments = &self.view.assignments;
-        let node = &self.view.node;
-        self.leaving.retain(|shard, epoch| {
-            assignments.iter().any(|a| a.shard == *shard && a.node == *node && a.epoch == *epoch)
+        let here: HashMap<ShardId, Epoch> =
+            self.view.assignments.iter().filter(|a| a.node == self.view.node).map(|a| (a.shard, a.epoch)).collect();
+        self.leaving.retain(|shard, leaving| here.get(shard) == Some(&leaving.epoch));
+    }
+
+    fn epoch_here(&self, shard: ShardId) -> Option<Epoch> {
+        self.view.assignments.iter().find(|a| a.shard == shard && a.node == self.view.node).map(|a| a.epoch)
+    }
+
+    /// A move that nobody ended or cancelled: its controller is gone.
+    fn expire_leaving(&mut self) {
+        self.leaving.retain(|shard, leaving| {
+            let stays = leaving.since.elapsed() < limits::LEAVING_LONGEST;
+            if !stays {
+                tracing::warn!(%shard, "the shard was taken out for a move that never ended: it comes back");
+            }
+            stays
         });
     }
 
@@ -397,6 +480,7 @@ impl Wanted {
         self.departed.retain(|shard, blobs| {
             if elsewhere.contains(shard) {
                 fs.release_staged(blobs);
+                fs.forget_letting(*shard);
             }
             !elsewhere.contains(shard)
         });
@@ -404,7 +488,7 @@ impl Wanted {
 }
 
 /// Runs independent statements a few at a time, each with the key that tells its outcome from the others'.
-async fn run_all<K>(sql: &SqlClient, statements: Vec<(K, String)>) -> Vec<(K, Result<(), String>)> {
+async fn run_all<K>(sql: &SqlClient, statements: Vec<(K, String)>) -> Vec<(K, Result<(), SqlError>)> {
     let runs = statements.into_iter().map(|(key, statement)| {
         let sql = sql.clone();
         async move { (key, run(&sql, &statement).await) }
@@ -412,9 +496,14 @@ async fn run_all<K>(sql: &SqlClient, statements: Vec<(K, String)>) -> Vec<(K, Re
     futures::stream::iter(runs).buffer_unordered(limits::PARALLEL_STATEMENTS).collect().await
 }
 
-async fn run(sql: &SqlClient, statement: &str) -> Result<(), String> {
-    sql.execute(statement).await.map_err(|error| {
-        tracing::debug!(statement, %error, "a statement failed");
-        error.to_string()
-    })
+async fn run(sql: &SqlClient, statement: &str) -> Result<(), SqlError> {
+    sql.execute(statement).await.inspect_err(|error| tracing::debug!(statement, %error, "a statement failed"))
+}
+
+fn all_attached(shard: ShardId, present: &Present, wanted: &Wanted) -> Result<(), String> {
+    let missing = |table: &&Table| !present.attached.contains_key(&TableShard { table: table.id, shard });
+    match wanted.view.tables.iter().find(missing) {
+        None => Ok(()),
+        Some(table) => Err(format!("{}.{} did not attach", table.database, table.name)),
+    }
 }

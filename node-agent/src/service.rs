@@ -32,6 +32,8 @@ pub struct AgentService {
     pub routes: Routes,
     /// Staged blobs copied for shards that are on their way here.
     pub arriving: Mutex<HashMap<ShardId, HashSet<BlobId>>>,
+    /// One round of copying at a time.
+    pub copying: tokio::sync::Mutex<()>,
 }
 
 type BlobStream = ReceiverStream<Result<wire::BlobChunk, Status>>;
@@ -76,10 +78,12 @@ impl Agent for AgentService {
 
     async fn pre_copy(&self, request: Request<wire::PreCopyRequest>) -> Result<Response<wire::PreCopyReply>, Status> {
         let shard = shard_id(request.into_inner().shard)?;
+        let _alone = self.copying.lock().await;
         let view = self.views.borrow().clone();
         let staged = self.staged_elsewhere(shard, &view).await?;
-        let Adopted { kept, copied_bytes } = self.source.adopt(staged).await.map_err(internal)?;
-        self.replace_arriving(shard, &kept);
+        let durable = self.arriving.lock().expect("lock").get(&shard).cloned().unwrap_or_default();
+        let Adopted { kept, copied_bytes } = self.source.adopt(staged, &durable).await.map_err(internal)?;
+        self.replace_arriving(shard, &kept).await;
         let blobs = kept.into_iter().map(|blob| blob.to_wire().into()).collect();
         Ok(Response::new(wire::PreCopyReply { blobs, copied_bytes }))
     }
@@ -121,9 +125,10 @@ impl Agent for AgentService {
         let request = request.into_inner();
         let shard = shard_id(request.shard)?;
         // A cancelled move: what had left comes back before work flows again.
-        self.ask(|answer| Command::Resume { shard, answer }).await?.map_err(Status::internal)?;
-        self.routes.release(shard, Epoch(request.epoch), &request.native_address);
-        self.replace_arriving(shard, &HashSet::new());
+        let epoch = Epoch(request.epoch);
+        self.ask(|answer| Command::Resume { shard, epoch, answer }).await?.map_err(Status::internal)?;
+        self.routes.release(shard, epoch, &request.native_address);
+        self.replace_arriving(shard, &HashSet::new()).await;
         Ok(Response::new(wire::ShardReply {}))
     }
 }
@@ -161,14 +166,26 @@ impl AgentService {
         Ok(staged.into_values().collect())
     }
 
-    /// Remembers what was copied for an arriving shard, and lets go of what the newest list no longer has.
-    fn replace_arriving(&self, shard: ShardId, kept: &HashSet<BlobId>) {
+    /// Remembers what was copied for an arriving shard, and lets go of copies that the newest list no longer has, unless the
+    /// catalog says that they are this node's to keep: the move may have ended without our hearing of it.
+    async fn replace_arriving(&self, shard: ShardId, kept: &HashSet<BlobId>) {
         let before = {
             let mut arriving = self.arriving.lock().expect("lock");
             if kept.is_empty() { arriving.remove(&shard) } else { arriving.insert(shard, kept.clone()) }
         };
-        for blob in before.unwrap_or_default().difference(kept) {
-            if let Err(error) = self.source.cache().remove(key(*blob)) {
+        let unwanted: Vec<BlobId> = before.unwrap_or_default().difference(kept).copied().collect();
+        if unwanted.is_empty() {
+            return;
+        }
+        let ours: HashSet<BlobId> = match self.controller.staged().await {
+            Ok(ours) => ours.into_iter().collect(),
+            Err(status) => {
+                tracing::info!(error = status.message(), "copies that may be unwanted stay until the next start");
+                return;
+            }
+        };
+        for blob in unwanted.into_iter().filter(|blob| !ours.contains(blob)) {
+            if let Err(error) = self.source.cache().remove(key(blob)) {
                 tracing::warn!(%blob, %error, "a copy that is no longer needed stays until the next start");
             }
         }

@@ -64,8 +64,9 @@ pub fn detach(table: &str, shard: ShardId) -> String {
     format!("DETACH TABLE IF EXISTS {}.{} PERMANENTLY SYNC", shard_database(shard), quote_identifier(table))
 }
 
-pub fn drop_shard_table(table: &str, shard: ShardId) -> String {
-    format!("DROP TABLE IF EXISTS {}.{} SYNC", shard_database(shard), quote_identifier(table))
+/// The names of the tables that the engine has of a shard, a row each.
+pub fn list_tables(shard: ShardId) -> String {
+    format!("SELECT name FROM system.tables WHERE database = '{}'", shard_database(shard))
 }
 
 /// What the user sees as `db.t`: first a template that only lends its columns, then the Distributed table, then the

@@ -11,8 +11,9 @@ use crate::state::Shard;
 use crate::state::command::{CatalogError, CommitParts, Fence, Reply};
 use crate::state::plan::{Plan, Planned};
 
-/// Non-part files are small by nature; a bigger one is a mistake of the agent.
-const INODE_BYTES: usize = 1 << 20;
+/// Non-part files are small by nature; a bigger one is a mistake of the agent. Their content takes up to four bytes a byte
+/// in a record, which holds at most 1 MiB.
+const INODE_BYTES: usize = 256 << 10;
 
 /// Relocations of one changelog entry, so that an entry stays well below the record limit.
 const RELOCATIONS_AN_ENTRY: usize = 4_096;

@@ -16,6 +16,7 @@ use tonic::Status;
 use tracing::{debug, error, info, warn};
 
 use crate::agents::{Agents, within};
+use crate::error::ControllerError;
 use crate::limits;
 use crate::moves::history::Measured;
 use crate::owner::Owner;
@@ -56,11 +57,13 @@ impl<'a> Run<'a> {
         let begin = Command::BeginMove { group: self.group.clone(), shard: self.step.shard, to: self.step.to.clone() };
         let epoch = match self.owner.apply(begin).await {
             Ok(Reply::MoveBegun { from, epoch }) if from == self.step.from => epoch,
-            Ok(_) => return Err(self.cancel("the shard has changed hands meanwhile".to_owned(), false).await),
+            Ok(_) => return Err(self.cancel("the shard has changed hands meanwhile".to_owned()).await),
+            // It may have begun all the same.
+            Err(error @ ControllerError::Unavailable(_)) => return Err(self.cancel(error.to_string()).await),
             Err(error) => return Err(error.to_string()),
         };
         if let Err(reason) = self.pre_copy_until_little_is_left().await {
-            return Err(self.cancel(reason, false).await);
+            return Err(self.cancel(reason).await);
         }
         let hold = Instant::now();
         let result = match self.hand_over(epoch, hold).await {
@@ -69,7 +72,7 @@ impl<'a> Run<'a> {
                 self.settle_in(epoch, hold).await;
                 Ok(())
             }
-            Err(reason) => Err(self.cancel(reason, true).await),
+            Err(reason) => Err(self.cancel(reason).await),
         };
         self.measured.hold_ms = hold.elapsed().as_millis() as u64;
         result
@@ -167,16 +170,23 @@ impl<'a> Run<'a> {
         attached.map(drop).map_err(|status| said(&to.name, "attach", &status))
     }
 
-    /// Ends the move with the shard where it was; answers with the reason. `held`: the nodes may hold work.
-    async fn cancel(&self, reason: String, held: bool) -> String {
-        let (group, shard) = (self.group.clone(), self.step.shard);
-        if let Err(error) = self.owner.apply(Command::CancelMove { group, shard }).await {
-            warn!(group = %self.group, %shard, %error, "a cancelled move is not forgotten: the next leader will do that");
+    /// Ends the move with the shard where it was; answers with the reason. Every node is told, whatever it had done for the
+    /// move: the old one attaches again, the new one lets go of its copies.
+    async fn cancel(&self, reason: String) -> String {
+        let (group, shard) = (&self.group, self.step.shard);
+        let forget = || self.owner.apply(Command::CancelMove { group: group.clone(), shard });
+        let mut wait = limits::CLEAN_UP_RETRY;
+        for _ in 0..limits::CLEAN_UP_TRIES {
+            let forgotten = forget().await.map(drop).map_err(|error| error.to_string());
+            let told = release(self.agents, &self.owner.shown(), group, shard, &self.step.from).await;
+            match forgotten.and(told) {
+                Ok(()) => return reason,
+                Err(error) => warn!(%group, %shard, error, "a cancelled move is not cleaned up yet, trying again"),
+            }
+            tokio::time::sleep(wait).await;
+            wait *= 2;
         }
-        if held && let Err(error) = release(self.agents, &self.owner.shown(), &self.group, shard, &self.step.from).await
-        {
-            warn!(group = %self.group, %shard, error, "a cancelled move is not released everywhere: the hold ends by itself");
-        }
+        error!(%group, %shard, "a cancelled move is not cleaned up: nodes recover by themselves when its time is over");
         reason
     }
 

@@ -87,9 +87,11 @@ impl Mount {
             MountOption::NoDev,
             MountOption::NoSuid,
         ];
-        config.acl = SessionACL::All;
+        // The engine may run as another user, which only root may allow.
+        config.acl = if nix::unistd::geteuid().is_root() { SessionACL::All } else { SessionACL::Owner };
         config.n_threads = Some(limits::FUSE_THREADS);
-        config.clone_fd = true;
+        // Each thread's own descriptor is opened by this process; the mount itself may come from fusermount3.
+        config.clone_fd = File::options().read(true).write(true).open("/dev/fuse").is_ok();
         let session = Session::new(door, at, &config)?.spawn()?;
         fs.set_kernel_cache(Box::new(Kernel(session.notifier())));
         Ok(Self { session, passthrough })
@@ -193,7 +195,11 @@ impl Door {
                 Handle::Passthrough { _backing: backing, file }
             }
             Err(error) => {
-                tracing::warn!(%error, "no kernel passthrough for this file: the agent serves it");
+                // Without CAP_SYS_ADMIN no file can be registered; anything else concerns this file alone.
+                if error.raw_os_error() == Some(libc::EPERM) {
+                    self.passthrough.store(false, Ordering::SeqCst);
+                }
+                tracing::warn!(%error, "no kernel passthrough: the agent serves the file itself");
                 Handle::Local(file)
             }
         }

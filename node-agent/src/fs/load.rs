@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant, SystemTime};
 
 use moorhouse_catalog::{
-    Manifest, NodeView, PartChange, PartPath, Relocation, TableShard, TableShardSnapshot, Version,
+    FileEntry, Manifest, NodeView, PartChange, PartPath, Relocation, TableShard, TableShardSnapshot, Version,
 };
 
 use super::error::FsError;
@@ -87,11 +87,16 @@ impl ShardFs {
         }
         let known = self.committed_parts(ts)?;
         let wanted: HashSet<&PartPath> = snapshot.parts.iter().map(|m| &m.part).collect();
-        let relocated = snapshot.parts.iter().filter(|m| known.contains(&m.part)).flat_map(relocations).collect();
+        let (same, added): (Vec<_>, Vec<_>) = {
+            let tree = self.tree.read().expect("lock");
+            let table = tree.resolve(ROOT, &table_path(ts))?;
+            let is_same = |m: &&Manifest| known.contains(&m.part) && has_content(&tree, table, m);
+            snapshot.parts.iter().partition(is_same)
+        };
         let change = PartChange {
             removed: known.iter().filter(|part| !wanted.contains(part)).cloned().collect(),
-            added: snapshot.parts.iter().filter(|m| !known.contains(&m.part)).cloned().collect(),
-            relocated,
+            added: added.into_iter().cloned().collect(),
+            relocated: same.into_iter().flat_map(relocations).collect(),
             ..PartChange::default()
         };
         self.apply(ts, &change)?;
@@ -112,7 +117,7 @@ impl ShardFs {
             relocate(&mut tree, &change.relocated)?;
             table
         };
-        self.let_go(|letting| letting.blobs.extend(replaced.into_iter().map(|blob| blob.id)));
+        self.remove_local(replaced.into_iter().map(|blob| blob.id));
         let now = Instant::now();
         {
             let mut retired = self.retired.lock().expect("lock");
@@ -127,7 +132,7 @@ impl ShardFs {
         self.forget_entries(change.added.iter().map(|m| (table, m.part.as_str().to_string())).collect());
         self.tell_kernel(|kernel| kernel.forget_listing(table));
         if self.refresh.try_send(ts).is_err() {
-            // The engine's owner is behind by a whole queue; its periodic pass over all readers covers this one.
+            // The engine's owner is behind by a whole queue: the reader's own interval covers this one.
             tracing::debug!(%ts, "the refresh queue is full");
         }
         Ok(())
@@ -190,16 +195,24 @@ fn relocate(tree: &mut Tree, relocations: &[Relocation]) -> Result<(), FsError> 
 /// Takes away a part of the same name and other content: an emptied table's block numbers begin again. Answers with the
 /// blobs that have lost their last name.
 fn remove_other(tree: &mut Tree, table: Ino, manifest: &Manifest) -> Result<Vec<Blob>, FsError> {
-    let Ok(dir) = tree.child(table, manifest.part.as_str()) else { return Ok(Vec::new()) };
-    let mut there = HashSet::new();
-    for (path, ino) in tree.files_below(dir)? {
-        if let Body::Blob(blob) = &tree.get(ino)?.body {
-            there.insert((path, blob.id));
-        }
+    if tree.child(table, manifest.part.as_str()).is_err() || has_content(tree, table, manifest) {
+        return Ok(Vec::new());
     }
-    let same = manifest.files.len() == there.len()
-        && manifest.files.iter().all(|file| there.contains(&(file.path.to_string(), file.blob)));
-    if same { Ok(Vec::new()) } else { Ok(tree.remove_subtree(table, manifest.part.as_str())?) }
+    Ok(tree.remove_subtree(table, manifest.part.as_str())?)
+}
+
+/// Whether the part of this name has just these files with just these blobs.
+fn has_content(tree: &Tree, table: Ino, manifest: &Manifest) -> bool {
+    let Ok(files) = tree.child(table, manifest.part.as_str()).and_then(|dir| tree.files_below(dir)) else {
+        return false;
+    };
+    let blob = |ino: Ino| match tree.get(ino).map(|node| &node.body) {
+        Ok(Body::Blob(blob)) => Some(blob.id),
+        _ => None,
+    };
+    let there: HashSet<_> = files.into_iter().map(|(path, ino)| (path, blob(ino))).collect();
+    let same = |file: &FileEntry| there.contains(&(file.path.to_string(), Some(file.blob)));
+    manifest.files.len() == there.len() && manifest.files.iter().all(same)
 }
 
 /// Makes a part's directory from its manifest; a part that is there already stays as it is.

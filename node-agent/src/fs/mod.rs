@@ -22,7 +22,7 @@ use std::time::{Instant, SystemTime};
 
 use moorhouse_base::clock::Clock;
 use moorhouse_cache::BlobCache;
-use moorhouse_catalog::{BlobId, Epoch, NodeName, NodeView, PartPath, ShardId, TableId, TableShard};
+use moorhouse_catalog::{BlobId, Epoch, FilePath, NodeName, NodeView, PartPath, ShardId, TableId, TableShard};
 use tokio::sync::mpsc;
 
 use crate::blobs::{BlobSource, key};
@@ -52,11 +52,12 @@ struct Mounted {
     roles: HashMap<TableId, Role>,
 }
 
-/// Names that the engine has let go of and the catalog has not heard of yet; flushed in the background.
+/// What the engine has let go of in one table shard and the catalog has not heard of yet. Names first, then bytes: a name
+/// whose bytes are gone would be a broken part.
 #[derive(Default)]
 pub(crate) struct Letting {
-    pub parts: Vec<(TableShard, PartPath)>,
-    pub inodes: Vec<(TableShard, moorhouse_catalog::FilePath)>,
+    pub parts: Vec<PartPath>,
+    pub inodes: Vec<FilePath>,
     pub blobs: Vec<BlobId>,
 }
 
@@ -72,7 +73,7 @@ pub struct ShardFs {
     syncs: Mutex<HashMap<TableShard, Arc<tokio::sync::Mutex<ShardSync>>>>,
     /// Parts that a reader no longer lists but still opens, with the time when the catalog dropped them.
     retired: Mutex<HashMap<(TableShard, PartPath), Instant>>,
-    letting: Mutex<Letting>,
+    letting: Mutex<HashMap<TableShard, Letting>>,
     kernel: OnceLock<Box<dyn KernelCache>>,
     /// Table shards whose reader must look again.
     refresh: mpsc::Sender<TableShard>,
@@ -149,9 +150,27 @@ impl ShardFs {
         self.syncs.lock().expect("lock").retain(|ts, _| ts.shard != shard);
         self.retired.lock().expect("lock").retain(|(ts, _), _| ts.shard != shard);
         self.forget_entries(vec![(ROOT, shard.to_string())]);
+        // What was never committed is of no use to anybody.
         let (committed, overlay): (Vec<_>, Vec<_>) = orphans.into_iter().partition(|blob| blob.sealed.is_some());
-        self.let_go(|letting| letting.blobs.extend(overlay.into_iter().map(|blob| blob.id)));
+        self.remove_local(overlay.into_iter().map(|blob| blob.id));
         committed.into_iter().map(|blob| blob.id).collect()
+    }
+
+    /// Drops what the engine had let go of in a shard that another node has now: the catalog has forgotten those parts.
+    pub fn forget_letting(&self, shard: ShardId) {
+        let gone: Vec<Letting> = {
+            let mut letting = self.letting.lock().expect("lock");
+            letting.extract_if(|ts, _| ts.shard == shard).map(|(_, letting)| letting).collect()
+        };
+        self.remove_local(gone.into_iter().flat_map(|letting| letting.blobs));
+    }
+
+    fn remove_local(&self, blobs: impl IntoIterator<Item = BlobId>) {
+        for blob in blobs {
+            if let Err(error) = self.cache.remove(key(blob)) {
+                tracing::warn!(%blob, %error, "a useless file stays until the next start");
+            }
+        }
     }
 
     /// Forgets everything in progress; the next view shows what is committed.
@@ -179,7 +198,8 @@ impl ShardFs {
         }
         self.syncs.lock().expect("lock").retain(|ts, _| ts.table != table);
         self.retired.lock().expect("lock").retain(|(ts, _), _| ts.table != table);
-        self.let_go(|letting| letting.blobs.extend(orphans.into_iter().map(|blob| blob.id)));
+        self.letting.lock().expect("lock").retain(|ts, _| ts.table != table);
+        self.remove_local(orphans.into_iter().map(|blob| blob.id));
         self.forget_entries(gone);
     }
 
@@ -235,8 +255,8 @@ impl ShardFs {
         }
     }
 
-    fn let_go(&self, add: impl FnOnce(&mut Letting)) {
-        add(&mut self.letting.lock().expect("lock"));
+    fn let_go(&self, ts: TableShard, add: impl FnOnce(&mut Letting)) {
+        add(self.letting.lock().expect("lock").entry(ts).or_default());
     }
 
     /// Bytes of staged blobs become evictable: they are stored, or another node has them.

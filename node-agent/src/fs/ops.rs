@@ -130,13 +130,14 @@ impl ShardFs {
     pub fn unlink(&self, parent: Ino, name: &str) -> Result<(), FsError> {
         let mut tree = self.tree.write().expect("lock");
         self.check_writable(&tree, parent, name)?;
-        let lasting =
-            tree.place(parent)?.entry(name).and_then(|(ts, below)| Some((ts, place::committed_inode(&below)?)));
+        let entry = tree.place(parent)?.entry(name);
         let orphan = tree.unlink(parent, name, self.now())?;
-        self.let_go(|letting| {
-            letting.blobs.extend(orphan.map(|blob| blob.id));
-            letting.inodes.extend(lasting);
-        });
+        if let Some((ts, below)) = entry {
+            self.let_go(ts, |letting| {
+                letting.blobs.extend(orphan.map(|blob| blob.id));
+                letting.inodes.extend(place::committed_inode(&below));
+            });
+        }
         Ok(())
     }
 

@@ -80,15 +80,23 @@ impl ShardFs {
         self.check_writable(&tree, from.0, from.1)?;
         let commit = self.classify(&tree, ino, from, to)?;
         let Some(commit) = commit else {
+            let entry = tree.place(to.0)?.entry(to.1);
             let orphan = tree.rename(from, to, self.now())?;
-            self.let_go(|letting| letting.blobs.extend(orphan.map(|blob| blob.id)));
+            if let (Some((ts, _)), Some(blob)) = (entry, orphan) {
+                self.let_go(ts, |letting| letting.blobs.push(blob.id));
+            }
             return Ok(Renaming::Done);
         };
+        if let Ok(target) = tree.child(to.0, to.1)
+            && tree.entries(target).is_ok_and(|entries| !entries.is_empty())
+        {
+            return Err(TreeError::NotEmpty.into());
+        }
         if let (Some(part), None) = (&commit.removed, &commit.added)
             && self.is_covered(&tree, from.0, part)?
         {
             tree.rename(from, to, self.now())?;
-            self.let_go(|letting| letting.parts.push((commit.shard, part.clone())));
+            self.let_go(commit.shard, |letting| letting.parts.push(part.clone()));
             return Ok(Renaming::Done);
         }
         Ok(Renaming::Commit(Box::new(commit)))
@@ -164,7 +172,8 @@ impl ShardFs {
             inodes_put,
             ..PartChange::default()
         };
-        self.commit(commit.shard, change).await?;
+        let added = commit.added.as_ref().map(|added| added.part.clone());
+        self.commit_in_order(commit.shard, change, added).await?;
         let mut tree = self.tree.write().expect("lock");
         for (ino, bytes) in sealing.iter().flat_map(|s| &s.fresh) {
             if let Body::Blob(blob) = &mut tree.get_mut(*ino)?.body {
@@ -174,7 +183,7 @@ impl ShardFs {
         dirty.mark_committed(&mut tree);
         let from = (commit.from.0, commit.from.1.as_str());
         let orphan = tree.rename(from, (commit.to.0, commit.to.1.as_str()), self.now())?;
-        self.let_go(|letting| letting.blobs.extend(orphan.map(|blob| blob.id)));
+        self.let_go(commit.shard, |letting| letting.blobs.extend(orphan.map(|blob| blob.id)));
         metrics::COMMIT_SECONDS.observe(started.elapsed().as_secs_f64());
         Ok(())
     }
@@ -280,7 +289,7 @@ impl ShardFs {
         if inodes_put.is_empty() {
             return Ok(());
         }
-        self.commit(ts, PartChange { inodes_put, ..PartChange::default() }).await?;
+        self.commit_in_order(ts, PartChange { inodes_put, ..PartChange::default() }, None).await?;
         let mut tree = self.tree.write().expect("lock");
         dirty.mark_committed(&mut tree);
         Ok(())
@@ -297,37 +306,68 @@ impl ShardFs {
         }
     }
 
+    /// Commits a change together with the names that the engine has let go of before: they must never be heard of later than
+    /// what came after them. `added` may have been committed although the answer is an error: then it is let go of, too.
+    async fn commit_in_order(
+        &self,
+        ts: TableShard,
+        mut change: PartChange,
+        added: Option<PartPath>,
+    ) -> Result<(), FsError> {
+        let sync = self.sync_of(ts);
+        let _order = sync.lock().await;
+        let (parts, inodes) = {
+            let mut letting = self.letting.lock().expect("lock");
+            letting
+                .get_mut(&ts)
+                .map(|l| (std::mem::take(&mut l.parts), std::mem::take(&mut l.inodes)))
+                .unwrap_or_default()
+        };
+        change.removed.extend(parts.iter().cloned());
+        change.inodes_removed.extend(inodes.iter().cloned());
+        if change == PartChange::default() {
+            return Ok(());
+        }
+        let outcome = self.commit(ts, change).await;
+        if outcome.is_err() {
+            self.let_go(ts, |letting| {
+                letting.parts.extend(parts.into_iter().chain(added));
+                letting.inodes.extend(inodes);
+            });
+        }
+        outcome
+    }
+
     /// Reports what the engine has let go of: first the names, then, when the catalog has heard, the bytes.
     pub async fn flush_letting(&self) -> Result<(), FsError> {
-        let letting = std::mem::take(&mut *self.letting.lock().expect("lock"));
-        let mut changes: std::collections::HashMap<TableShard, PartChange> = Default::default();
-        for (ts, part) in &letting.parts {
-            changes.entry(*ts).or_default().removed.push(part.clone());
-        }
-        for (ts, path) in &letting.inodes {
-            changes.entry(*ts).or_default().inodes_removed.push(path.clone());
-        }
-        for (ts, change) in changes {
+        let waiting: Vec<TableShard> = self.letting.lock().expect("lock").keys().copied().collect();
+        let mut outcome = Ok(());
+        for ts in waiting {
+            // Not shown here at this moment: it comes back, or another node takes it over.
             if self.role(ts) != Some(Role::Writer) {
                 continue;
             }
-            match self.commit(ts, change).await {
-                // Another node has the shard: it will do its own clean-up.
-                Ok(()) | Err(FsError::Fenced(_)) => {}
-                Err(error) => {
-                    // Said again next time; removing twice is harmless.
-                    self.let_go(|again| {
-                        again.parts.extend(letting.parts);
-                        again.inodes.extend(letting.inodes);
-                        again.blobs.extend(letting.blobs);
-                    });
-                    return Err(error);
+            // Taken before the names go: what is let go of meanwhile waits for its own.
+            let blobs = self.letting.lock().expect("lock").get(&ts).map(|l| l.blobs.clone()).unwrap_or_default();
+            match self.commit_in_order(ts, PartChange::default(), None).await {
+                Ok(()) => {
+                    self.remove_local(blobs.iter().copied());
+                    self.forget_let_go(ts, &blobs);
                 }
+                Err(error) => outcome = Err(error),
             }
         }
-        for blob in letting.blobs {
-            self.cache.remove(key(blob))?;
+        outcome
+    }
+
+    fn forget_let_go(&self, ts: TableShard, blobs: &[BlobId]) {
+        let done: std::collections::HashSet<&BlobId> = blobs.iter().collect();
+        let mut letting = self.letting.lock().expect("lock");
+        if let Some(l) = letting.get_mut(&ts) {
+            l.blobs.retain(|blob| !done.contains(blob));
+            if l.parts.is_empty() && l.inodes.is_empty() && l.blobs.is_empty() {
+                letting.remove(&ts);
+            }
         }
-        Ok(())
     }
 }

@@ -17,7 +17,8 @@ pub struct Ino(pub u64);
 pub const ROOT: Ino = Ino(1);
 
 /// Largest content of a file that is not part of a part: it is kept in memory and committed inline.
-pub const SMALL_FILE_MAX_BYTES: u64 = 1 << 20;
+/// (A record holds at most 1 MiB, and content takes up to four bytes a byte there.)
+pub const SMALL_FILE_MAX_BYTES: u64 = 256 << 10;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TreeError {

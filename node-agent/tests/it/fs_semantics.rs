@@ -226,3 +226,50 @@ fn a_part_of_the_same_name_replaces_the_retired_one() {
     assert_eq!(names(&reader.dir()), ["all_1_1_0", "format_version.txt"]);
     assert_eq!(open(), 3);
 }
+
+/// What a part's life needs, with or without passthrough.
+#[test]
+fn a_part_is_written_read_and_read_again() {
+    let rig = Rig::new("etl");
+    let content: Vec<u8> = (0..3_000_000u32).flat_map(u32::to_le_bytes).collect();
+    rig.insert("all_1_1_0", &content).unwrap();
+    assert_eq!(fs::read(rig.dir().join("all_1_1_0/data.bin")).unwrap(), content);
+    assert_eq!(fs::read(rig.dir().join("all_1_1_0/data.bin")).unwrap(), content);
+    if let Ok(wanted) = std::env::var("MOORHOUSE_TEST_PASSTHROUGH") {
+        assert_eq!(rig.has_passthrough().to_string(), wanted);
+    }
+}
+
+/// The same as a user without CAP_SYS_ADMIN, on a machine whose /dev/fuse is open to all, as udev makes it (in a mount
+/// namespace of its own, whatever this machine has): the agent serves every byte itself.
+#[test]
+fn without_privileges_the_agent_serves_by_itself() {
+    const AS_USER: &str = "mknod \"$TMPDIR/fuse\" c 10 229 && chmod 666 \"$TMPDIR/fuse\" && \
+        mount --bind \"$TMPDIR/fuse\" /dev/fuse && \
+        exec setpriv --reuid \"$1\" --regid \"$1\" --clear-groups \"$TMPDIR/it\" --exact \"$2\"";
+    use std::os::unix::fs::PermissionsExt;
+    assert!(nix::unistd::geteuid().is_root(), "run the tests as root: only root can become somebody else");
+    for (user, passthrough) in [("0", "true"), ("65534", "false")] {
+        let dir = tempfile::tempdir().unwrap();
+        fs::copy(std::env::current_exe().unwrap(), dir.path().join("it")).unwrap();
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
+        let ran = std::process::Command::new("unshare")
+            .args([
+                "--mount",
+                "--propagation",
+                "slave",
+                "sh",
+                "-c",
+                AS_USER,
+                "sh",
+                user,
+                "fs_semantics::a_part_is_written_read_and_read_again",
+            ])
+            .env("TMPDIR", dir.path())
+            .env("MOORHOUSE_TEST_PASSTHROUGH", passthrough)
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&ran.stdout).into_owned() + &String::from_utf8_lossy(&ran.stderr);
+        assert!(ran.status.success() && said.contains("1 passed"), "as user {user}: {said}");
+    }
+}

@@ -180,6 +180,11 @@ impl Rig {
         Self { script, fs, runtime, table, dir, mount: Some(mount) }
     }
 
+    /// Whether the kernel reads local files without asking the agent.
+    pub fn has_passthrough(&self) -> bool {
+        self.mount.as_ref().is_some_and(Mount::has_passthrough)
+    }
+
     /// The table shard's directory in the mount.
     pub fn dir(&self) -> PathBuf {
         self.dir.path().join("mount").join(ShardFs::relative_path(self.table))
@@ -197,8 +202,12 @@ impl Rig {
 
 impl Drop for Rig {
     fn drop(&mut self) {
-        if let Some(mount) = self.mount.take() {
+        let Some(mount) = self.mount.take() else { return };
+        if nix::unistd::geteuid().is_root() {
             mount.unmount().unwrap();
+        } else {
+            // In a mount namespace that ends with this process, and fusermount3 cannot unmount there.
+            std::mem::forget(mount);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Tests that cross crates, with real ClickHouse, etcd and S3.
 
 mod bad_input;
+mod definitions;
 mod demo;
 mod documents;
 mod elasticity;
