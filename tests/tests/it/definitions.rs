@@ -12,7 +12,7 @@ async fn number(sql: &SqlClient, query: &str) -> u64 {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_table_with_rows_is_dropped_and_its_name_is_free_again() {
     let shape = ["--shards", "3", "--group", "etl=1", "--group", "bi=1"];
-    let warehouse = TestWarehouse::start_shaped(&shape, &["--settle-ms", "0"]);
+    let warehouse = TestWarehouse::start_shaped(&shape, &[]);
     let client =
         |index| SqlClient::new(&format!("127.0.0.1:{}", warehouse.http_port(index)), "admin", &warehouse.password);
     let (etl, bi) = (client(0), client(1));
