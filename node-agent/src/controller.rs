@@ -38,11 +38,6 @@ pub struct ControllerClient {
     incarnation: Arc<AtomicU64>,
 }
 
-/// What registering told this node.
-pub struct Registered {
-    pub view: NodeView,
-}
-
 impl ControllerClient {
     /// Makes no connection yet.
     pub fn new(url: &str, node: NodeName) -> Result<Self, ControllerError> {
@@ -62,7 +57,7 @@ impl ControllerClient {
     }
 
     /// Says who this node is; waits for a controller that is not there yet.
-    pub async fn register(&self, node: &Node) -> Result<Registered, ControllerError> {
+    pub async fn register(&self, node: &Node) -> Result<NodeView, ControllerError> {
         let mut pause = Backoff::new(limits::RECONNECT_FIRST, limits::RECONNECT_LONGEST);
         loop {
             let request = wire::RegisterRequest { node_record: codec::encode(node).into() };
@@ -70,7 +65,7 @@ impl ControllerClient {
                 Ok(reply) => {
                     let reply = reply.into_inner();
                     self.incarnation.store(reply.incarnation, Ordering::SeqCst);
-                    return Ok(Registered { view: codec::decode(&reply.view_record)? });
+                    return Ok(codec::decode(&reply.view_record)?);
                 }
                 Err(status) if is_passing(&status) => {
                     tracing::warn!(url = self.url, error = status.message(), "no controller yet");

@@ -18,7 +18,7 @@ use tonic::transport::Server;
 
 use crate::args::Args;
 use crate::blobs::{BlobSource, key};
-use crate::controller::{ControllerClient, Registered};
+use crate::controller::ControllerClient;
 use crate::fs::ShardFs;
 use crate::fs::fuse::{Mount, raise_read_ahead};
 use crate::limits;
@@ -68,19 +68,19 @@ fn failed(error: impl ToString) -> NodeError {
 pub async fn run(args: Args) -> Result<(), NodeError> {
     let binary = check(&args)?;
     let controller = ControllerClient::new(&args.controller, args.name.clone()).map_err(setup)?;
-    let registered = controller.register(&node_record(&args)).await.map_err(setup)?;
-    let mistakes = args.mistakes(Some(registered.view.shards.get()));
+    let view = controller.register(&node_record(&args)).await.map_err(setup)?;
+    let mistakes = args.mistakes(Some(view.shards.get()));
     if !mistakes.is_empty() {
         return Err(NodeError::Setup(mistakes));
     }
-    let view = Arc::new(registered.view.clone());
+    let view = Arc::new(view);
     let source = open_bytes(&args, &view, &controller).await?;
     let (refresh, refreshes) = mpsc::channel(limits::REFRESH_QUEUE);
     let clock = Arc::new(SystemClock);
     let fs = Arc::new(ShardFs::new(args.name.clone(), source, controller.clone(), clock, refresh));
     fs.apply_view(&view).map_err(failed)?;
     let mount = mount(&args, &fs)?;
-    let served = serve(&args, binary, registered, controller, fs.clone(), refreshes).await;
+    let served = serve(&args, binary, view, controller, fs.clone(), refreshes).await;
     if let Err(error) = fs.flush_letting().await {
         tracing::warn!(%error, "what the engine let go of last was not reported; it comes back covered");
     }
@@ -219,13 +219,12 @@ fn mount(args: &Args, fs: &Arc<ShardFs>) -> Result<Mount, NodeError> {
 async fn serve(
     args: &Args,
     binary: EngineBinary,
-    registered: Registered,
+    view: Arc<NodeView>,
     controller: ControllerClient,
     fs: Arc<ShardFs>,
     refresh: mpsc::Receiver<TableShard>,
 ) -> Result<(), NodeError> {
     let tasks = TaskGroup::new();
-    let view = Arc::new(registered.view);
     let (views, view_changes) = watch::channel(view.clone());
     let (applied, applied_changes) = watch::channel(Applied::default());
     let (commands, command_queue) = mpsc::channel(limits::ENGINE_QUEUE);

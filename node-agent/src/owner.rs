@@ -348,10 +348,10 @@ impl EngineOwner {
             if present.attached.contains_key(&ts) {
                 continue;
             }
-            let (role, statement) = if table.owner == view.group {
-                (Role::Writer, tables::attach_writer(table, shard, &mount))
-            } else {
-                (Role::Reader, tables::attach_reader(table, shard, &mount))
+            let role = Role::of(table, view);
+            let statement = match role {
+                Role::Writer => tables::attach_writer(table, shard, &mount),
+                Role::Reader => tables::attach_reader(table, shard, &mount),
             };
             let attached = Attached { physical: table.physical.clone(), role };
             statements.push(((ts, attached, table.ddl_seq), statement));

@@ -16,7 +16,7 @@ use tonic::{Request, Response, Status};
 use crate::adopt::Adopted;
 use crate::blobs::{BlobSource, key};
 use crate::controller::ControllerClient;
-use crate::fs::ShardFs;
+use crate::fs::Role;
 use crate::fs::error::FsError;
 use crate::fs::io::RemoteBlob;
 use crate::limits;
@@ -147,7 +147,8 @@ impl AgentService {
     /// What the shard's active parts have staged on other nodes, of the tables that this group writes.
     async fn staged_elsewhere(&self, shard: ShardId, view: &NodeView) -> Result<Vec<RemoteBlob>, Status> {
         let mut staged: HashMap<BlobId, RemoteBlob> = HashMap::new();
-        let tables = ShardFs::written_tables(view);
+        let written = view.tables.iter().filter(|table| Role::of(table, view) == Role::Writer);
+        let tables: Vec<_> = written.map(|table| table.id).collect();
         let snapshots =
             futures::stream::iter(tables).map(|table| self.controller.snapshot(TableShard { table, shard }));
         for snapshot in snapshots.buffer_unordered(limits::PARALLEL_COPIES).collect::<Vec<_>>().await {

@@ -64,7 +64,8 @@ async fn upload_and_log(fs: &ShardFs, part: StagedPart) -> bool {
     }
 }
 
-/// Packs, puts, re-locates. Repeating it after any failure is safe: an object that nobody refers to is the sweeper's.
+/// Packs, puts, re-locates. Repeating it after any failure is safe, but puts anew: nothing yet collects an object whose
+/// relocation failed.
 async fn upload(fs: &ShardFs, part: &StagedPart) -> Result<(), FsError> {
     let key = format!("parts/{}/{}/{}-{}", part.shard.table, part.shard.shard, part.part, Uuid::new_v4().simple());
     let object = ObjectKey::new(key.clone()).map_err(|_| FsError::BadName)?;

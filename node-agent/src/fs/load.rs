@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant, SystemTime};
 
 use moorhouse_catalog::{
-    FileEntry, Manifest, NodeView, PartChange, PartPath, Relocation, TableShard, TableShardSnapshot, Version,
+    FileEntry, Manifest, PartChange, PartPath, Relocation, TableShard, TableShardSnapshot, Version,
 };
 
 use super::error::FsError;
@@ -170,11 +170,6 @@ impl ShardFs {
     /// Notes the new place of blobs.
     pub fn relocate(&self, relocations: &[Relocation]) -> Result<(), FsError> {
         relocate(&mut self.tree.write().expect("lock"), relocations)
-    }
-
-    /// Of a shard that is arriving here: the tables that this node will write.
-    pub fn written_tables(view: &NodeView) -> Vec<moorhouse_catalog::TableId> {
-        view.tables.iter().filter(|t| t.owner == view.group).map(|t| t.id).collect()
     }
 }
 

@@ -22,7 +22,7 @@ use std::time::{Instant, SystemTime};
 
 use moorhouse_base::clock::Clock;
 use moorhouse_cache::BlobCache;
-use moorhouse_catalog::{BlobId, Epoch, FilePath, NodeName, NodeView, PartPath, ShardId, TableId, TableShard};
+use moorhouse_catalog::{BlobId, Epoch, FilePath, NodeName, NodeView, PartPath, ShardId, Table, TableId, TableShard};
 use tokio::sync::mpsc;
 
 use crate::blobs::{BlobSource, key};
@@ -37,6 +37,13 @@ pub enum Role {
     /// Its group owns the table.
     Writer,
     Reader,
+}
+
+impl Role {
+    /// The role of the view's own group.
+    pub fn of(table: &Table, view: &NodeView) -> Self {
+        if table.owner == view.group { Role::Writer } else { Role::Reader }
+    }
 }
 
 /// Tells the kernel that what it remembers is no longer so. Never called with a lock held.
@@ -111,28 +118,19 @@ impl ShardFs {
     /// Shows every assigned shard and every table of the view. What the view no longer has stays until the engine has let
     /// go of it: see [`Self::unmount_shard`] and [`Self::unmount_table`].
     pub fn apply_view(&self, view: &NodeView) -> Result<(), FsError> {
-        let mine = view.assignments.iter().filter(|a| a.node == self.node);
+        let mine = || view.assignments.iter().filter(|a| a.node == self.node);
         let mut made = Vec::new();
         {
             let mut tree = self.tree.write().expect("lock");
             let mut mounted = self.mounted.write().expect("lock");
-            mounted.epochs.extend(mine.map(|a| (a.shard, a.epoch)));
-            for table in &view.tables {
-                let role = if table.owner == view.group { Role::Writer } else { Role::Reader };
-                mounted.roles.insert(table.id, role);
-            }
-            for shard in
-                mounted.epochs.keys().filter(|s| view.assignments.iter().any(|a| a.shard == **s && a.node == self.node))
-            {
+            mounted.epochs.extend(mine().map(|a| (a.shard, a.epoch)));
+            mounted.roles.extend(view.tables.iter().map(|table| (table.id, Role::of(table, view))));
+            for shard in mine().map(|a| a.shard) {
+                show_shard(&mut tree, shard, &mut made)?;
                 for table in &view.tables {
-                    show_table(
-                        &mut tree,
-                        TableShard { table: table.id, shard: *shard },
-                        mounted.roles[&table.id],
-                        &mut made,
-                    )?;
+                    let ts = TableShard { table: table.id, shard };
+                    show_table(&mut tree, ts, Role::of(table, view), &mut made)?;
                 }
-                show_shard(&mut tree, *shard, &mut made)?;
             }
         }
         self.forget_entries(made);
