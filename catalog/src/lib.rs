@@ -6,6 +6,7 @@ pub mod ids;
 pub mod records;
 
 pub mod codec;
+pub mod minted;
 pub mod parts;
 pub mod placement;
 

@@ -10,6 +10,7 @@ mod command;
 mod commit;
 mod ddl;
 mod moves;
+pub mod orphans;
 mod plan;
 #[cfg(test)]
 mod tests;
@@ -39,11 +40,19 @@ pub struct Limits {
     pub record_bytes: usize,
     /// How long an object outlives its last reference.
     pub delete_grace_ms: u64,
+    /// How long an object may lie in the bucket before anything refers to it: see [`crate::minted`].
+    pub orphan_grace_ms: u64,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { changes_kept: 128, ddl_kept: 1_000, record_bytes: 1 << 20, delete_grace_ms: 600_000 }
+        Self {
+            changes_kept: 128,
+            ddl_kept: 1_000,
+            record_bytes: 1 << 20,
+            delete_grace_ms: 3_600_000,
+            orphan_grace_ms: 7_200_000,
+        }
     }
 }
 

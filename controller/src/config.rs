@@ -38,8 +38,11 @@ pub struct Args {
     #[arg(long, env = "MOORHOUSE_LEASE_TTL_MS", default_value = "5000")]
     lease_ttl_ms: String,
     /// How long an object is kept after nothing refers to it any more.
-    #[arg(long, env = "MOORHOUSE_DELETE_GRACE_MS", default_value = "600000")]
+    #[arg(long, env = "MOORHOUSE_DELETE_GRACE_MS", default_value = "3600000")]
     delete_grace_ms: String,
+    /// How long an object may lie in the bucket before anything refers to it; after that it is swept.
+    #[arg(long, env = "MOORHOUSE_ORPHAN_GRACE_MS", default_value = "7200000")]
+    orphan_grace_ms: String,
 }
 
 /// Checked.
@@ -57,6 +60,7 @@ pub struct Config {
     pub groups: Vec<GroupName>,
     pub lease: Duration,
     pub delete_grace_ms: u64,
+    pub orphan_grace_ms: u64,
 }
 
 impl Config {
@@ -74,6 +78,8 @@ impl Config {
         let groups: Vec<_> = args.groups.iter().map(|text| mistakes.parse::<GroupName>("--group", text, "")).collect();
         let lease = mistakes.milliseconds("--lease-ttl-ms", &args.lease_ttl_ms, 500..=600_000);
         let grace = mistakes.milliseconds("--delete-grace-ms", &args.delete_grace_ms, 0..=u64::from(u32::MAX));
+        let orphan =
+            mistakes.milliseconds("--orphan-grace-ms", &args.orphan_grace_ms, 1_000..=u64::from(u32::MAX));
         if !mistakes.0.is_empty() {
             return Err(mistakes.0);
         }
@@ -92,6 +98,7 @@ impl Config {
                 groups: groups.into_iter().collect::<Option<_>>()?,
                 lease: Duration::from_millis(lease?),
                 delete_grace_ms: grace?,
+                orphan_grace_ms: orphan?,
             })
         })();
         checked.ok_or_else(|| vec!["the configuration is not valid".to_owned()])

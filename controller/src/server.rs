@@ -125,7 +125,11 @@ async fn open_catalog(
     leadership: Leadership,
     clock: &dyn Clock,
 ) -> Result<(Catalog, Leadership), StartError> {
-    let limits = Limits { delete_grace_ms: config.delete_grace_ms, ..Limits::default() };
+    let limits = Limits {
+        delete_grace_ms: config.delete_grace_ms,
+        orphan_grace_ms: config.orphan_grace_ms,
+        ..Limits::default()
+    };
     let failed = |error: &dyn std::fmt::Display| StartError(format!("{}: {error}", store.describe()));
     let mut catalog = owner::load(&**store, limits).await.map_err(|error| failed(&error))?;
     let mut commands = Vec::new();

@@ -200,6 +200,7 @@ pub fn is_passing(status: &Status) -> bool {
 fn translate(status: &Status) -> FsError {
     match status.code() {
         Code::FailedPrecondition | Code::PermissionDenied => FsError::Fenced(status.message().to_string()),
+        Code::InvalidArgument => FsError::Refused(status.message().to_string()),
         _ => FsError::Unavailable(format!("{:?}: {}", status.code(), status.message())),
     }
 }

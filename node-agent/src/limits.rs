@@ -23,6 +23,27 @@ pub const LETTING_GO: Duration = Duration::from_millis(500);
 pub const SETTLE_SCAN: Duration = Duration::from_millis(500);
 /// A part of this size is uploaded at once: it will rarely be merged again soon.
 pub const SETTLED_BYTES: u64 = 64 << 20;
+/// So often merged, a part is rarely merged again soon.
+pub const SETTLED_LEVEL: u32 = 10;
+/// A part that a running merge will replace waits this many settling times before it is uploaded all the same.
+pub const SETTLE_MERGING_FACTOR: u32 = 4;
+/// Largest object that parts share: what is read of it is a range, and what dies in it is packed anew.
+pub const PACKED_BYTES: u64 = 64 << 20;
+/// Data of this size is an object of its own.
+pub const LARGE_DATA_BYTES: u64 = 16 << 20;
+/// Parts and relocations of one commit, so that it fits into one transaction of the metadata store (etcd: 128 changes,
+/// 1.5 MiB): each part is a rewritten manifest, each relocation some 500 bytes of manifest and changelog together.
+pub const PARTS_A_COMMIT: usize = 32;
+pub const RELOCATIONS_A_COMMIT: usize = 1_000;
+/// An upload that is not in the catalog after this starts anew under another name; well below the time in which the catalog
+/// takes a name for the first time.
+pub const INTENT_LONGEST: Duration = Duration::from_secs(900);
+/// Staging that is this full, in hundredths of the budget, is uploaded without settling.
+pub const STAGING_SOFT_PERCENT: u64 = 50;
+/// Staging that is this full lets INSERTs wait, and refuses them after `STAGING_PATIENCE`; merges, which make room, go on.
+pub const STAGING_HARD_PERCENT: u64 = 80;
+pub const STAGING_PATIENCE: Duration = Duration::from_secs(30);
+pub const STAGING_LOOK: Duration = Duration::from_millis(50);
 /// Pauses after a failed upload: the object store may be away for an hour.
 pub const UPLOAD_RETRY_FIRST: Duration = Duration::from_secs(1);
 pub const UPLOAD_RETRY_LONGEST: Duration = Duration::from_secs(30);

@@ -44,6 +44,18 @@ pub static UPLOAD_PUTS: LazyLock<IntCounter> =
     LazyLock::new(|| counter("moorhouse_agent_upload_puts_total", "PUT requests that uploads took"));
 pub static UPLOAD_BYTES: LazyLock<IntCounter> =
     LazyLock::new(|| counter("moorhouse_agent_upload_bytes_total", "Bytes uploaded"));
+pub static UPLOADS_UNFINISHED: LazyLock<IntGauge> =
+    LazyLock::new(|| gauge("moorhouse_agent_uploads_unfinished", "Objects whose upload is to be tried again"));
+pub static UPLOAD_RETRIES: LazyLock<IntCounter> =
+    LazyLock::new(|| counter("moorhouse_agent_upload_retries_total", "Uploads that did not get through at once"));
+pub static UPLOAD_SECONDS: LazyLock<Histogram> =
+    LazyLock::new(|| seconds("moorhouse_agent_upload_seconds", "One object's put, all its pieces included"));
+pub static INSERTS_DELAYED: LazyLock<IntCounter> = LazyLock::new(|| {
+    counter("moorhouse_agent_inserts_delayed_total", "Commits of INSERTs that waited for room in staging")
+});
+pub static INSERTS_REFUSED: LazyLock<IntCounter> = LazyLock::new(|| {
+    counter("moorhouse_agent_inserts_refused_total", "Commits of INSERTs that found no room in staging in time")
+});
 pub static ENGINE_STARTS: LazyLock<IntCounter> =
     LazyLock::new(|| counter("moorhouse_agent_engine_starts_total", "Starts of the engine, the first included"));
 pub static READER_REFRESHES: LazyLock<IntCounter> =

@@ -126,6 +126,9 @@ impl<'a> Plan<'a> {
                 Location::Stored { object, .. } if self.catalog.doomed.contains_key(object) => {
                     return invalid(format!("object {object} is to be deleted: upload under a new key"));
                 }
+                Location::Stored { object, .. } if !self.catalog.may_refer_to(object, self.now_ms) => {
+                    return invalid(format!("object {object} was named too long ago: upload under a new key"));
+                }
                 Location::Staged { .. } | Location::Stored { .. } => {}
             }
         }

@@ -17,7 +17,7 @@ struct World {
 }
 
 const NOW: u64 = 1_000;
-const GRACE: u64 = 600_000;
+const GRACE: u64 = 3_600_000;
 
 fn group(name: &str) -> GroupName {
     GroupName::new(name).expect("valid")

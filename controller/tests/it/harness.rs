@@ -52,6 +52,7 @@ impl Cluster {
             groups: vec![group("etl"), group("bi")],
             lease: Duration::from_millis(1_500),
             delete_grace_ms: 0,
+            orphan_grace_ms: 7_200_000,
         };
         let running = server::start_on(&config, Arc::clone(&store), Arc::new(SystemClock)).await.expect("starts");
         Self { running, store, memory, config, _objects: objects }

@@ -23,6 +23,9 @@ pub enum FsError {
     /// Another node writes this shard now. Final.
     #[error("fenced: {0}")]
     Fenced(String),
+    /// The controller will never carry this out as it is.
+    #[error("refused: {0}")]
+    Refused(String),
     /// The controller, a peer or the object store did not do it in time.
     #[error("unavailable: {0}")]
     Unavailable(String),
@@ -52,7 +55,8 @@ impl FsError {
             FsError::BadHandle => libc::EBADF,
             FsError::Unsupported(_) => libc::EOPNOTSUPP,
             FsError::NoSpace(_) => libc::ENOSPC,
-            FsError::Fenced(_) | FsError::Unavailable(_) | FsError::Lost(_) | FsError::Cache(_) => libc::EIO,
+            FsError::Fenced(_) | FsError::Refused(_) | FsError::Unavailable(_) => libc::EIO,
+            FsError::Lost(_) | FsError::Cache(_) => libc::EIO,
             FsError::Io(error) => error.raw_os_error().unwrap_or(libc::EIO),
         }
     }
@@ -62,7 +66,8 @@ impl FsError {
         match self {
             FsError::Tree(_) | FsError::ReadOnly | FsError::BadName | FsError::Unsupported(_) => false,
             FsError::Immutable | FsError::BadHandle | FsError::NoSpace(_) | FsError::Fenced(_) => true,
-            FsError::Unavailable(_) | FsError::Lost(_) | FsError::Cache(_) | FsError::Io(_) => true,
+            FsError::Refused(_) | FsError::Unavailable(_) => true,
+            FsError::Lost(_) | FsError::Cache(_) | FsError::Io(_) => true,
         }
     }
 }

@@ -5,6 +5,7 @@
 //! engine fails the statement cleanly. A part that the engine puts away after another part has covered it is reported in
 //! the background: should that be lost, the part merely comes back covered.
 
+use moorhouse_base::failpoint;
 use moorhouse_catalog::parts::PartInfo;
 use moorhouse_catalog::{BlobId, FileEntry, FilePath, Inode, Location, Manifest, PartChange, PartPath, TableShard};
 
@@ -14,6 +15,9 @@ use super::tree::{Body, Ino, ROOT, Sealed, Tree, TreeError};
 use super::{Role, ShardFs, table_path};
 use crate::blobs::key;
 use crate::metrics;
+
+/// The engine's name for the directory of rows that a statement brings.
+const INSERTING: &str = "tmp_insert_";
 
 /// What a rename turned out to be.
 #[derive(Debug)]
@@ -156,6 +160,9 @@ impl ShardFs {
     /// Makes the bytes durable, commits, and lets the name change. On an error nothing has changed.
     pub async fn commit_rename(&self, commit: Commit) -> Result<(), FsError> {
         let started = std::time::Instant::now();
+        if commit.added.is_some() && commit.from.1.starts_with(INSERTING) {
+            self.await_room().await?;
+        }
         let sealing = match &commit.added {
             Some(added) => Some(self.seal(commit.shard, added).await?),
             None => None,
@@ -173,7 +180,9 @@ impl ShardFs {
             ..PartChange::default()
         };
         let added = commit.added.as_ref().map(|added| added.part.clone());
+        failpoint::reach("commit.before");
         self.commit_in_order(commit.shard, change, added).await?;
+        failpoint::reach("commit.after");
         let mut tree = self.tree.write().expect("lock");
         for (ino, bytes) in sealing.iter().flat_map(|s| &s.fresh) {
             if let Body::Blob(blob) = &mut tree.get_mut(*ino)?.body {
@@ -196,6 +205,7 @@ impl ShardFs {
     }
 
     async fn seal(&self, ts: TableShard, added: &Added) -> Result<Sealing, FsError> {
+        failpoint::reach("seal.before_sync");
         let sealing = self.collect(added)?;
         let cache = self.cache.clone();
         let keys: Vec<_> = sealing.unsynced.iter().map(|blob| key(*blob)).collect();
@@ -351,6 +361,7 @@ impl ShardFs {
             let blobs = self.letting.lock().expect("lock").get(&ts).map(|l| l.blobs.clone()).unwrap_or_default();
             match self.commit_in_order(ts, PartChange::default(), None).await {
                 Ok(()) => {
+                    failpoint::reach("letting.before_remove");
                     self.remove_local(blobs.iter().copied());
                     self.forget_let_go(ts, &blobs);
                 }

@@ -2,11 +2,13 @@
 
 use std::time::{Duration, SystemTime};
 
+use moorhouse_catalog::parts::PartInfo;
 use moorhouse_catalog::{BlobId, Location, PartPath, TableShard, parts};
 
 use super::error::FsError;
 use super::tree::{Blob, Body, ROOT, Sealed};
 use super::{ShardFs, place, table_path};
+use crate::{limits, metrics};
 
 /// An active part with bytes that only this node has.
 #[derive(Debug)]
@@ -14,6 +16,8 @@ pub struct StagedPart {
     pub shard: TableShard,
     pub part: PartPath,
     pub age: Duration,
+    /// The engine is writing a part that will replace it.
+    pub is_merging: bool,
     /// The staged files alone, in name order: what shares an object already is not sent again.
     pub files: Vec<StagedFile>,
 }
@@ -38,7 +42,10 @@ impl ShardFs {
         let tree = self.tree.read().expect("lock");
         let table = tree.resolve(ROOT, &table_path(shard))?;
         let entries = tree.entries(table)?;
-        let active = parts::active(entries.iter().filter(|e| e.is_dir).map(|e| e.name.as_str()));
+        let dirs = || entries.iter().filter(|e| e.is_dir).map(|e| e.name.as_str());
+        let active = parts::active(dirs());
+        let merges: Vec<PartInfo> =
+            dirs().filter_map(|name| PartInfo::parse(name.strip_prefix("tmp_merge_")?)).collect();
         let mut staged = Vec::new();
         for name in active {
             let Some(part) = place::committed_part(&[name.to_string()]) else { continue };
@@ -53,15 +60,44 @@ impl ShardFs {
             }
             if !files.is_empty() {
                 let age = now.duration_since(tree.get(dir)?.mtime).unwrap_or_default();
-                staged.push(StagedPart { shard, part, age, files });
+                let info = PartInfo::parse(name);
+                let is_merging = info.is_some_and(|part| merges.iter().any(|merged| merged.covers(&part)));
+                staged.push(StagedPart { shard, part, age, is_merging, files });
             }
         }
         Ok(staged)
     }
 
-    /// Whether the part is still there.
-    pub fn has_part(&self, ts: TableShard, part: &PartPath) -> bool {
-        let tree = self.tree.read().expect("lock");
-        tree.resolve(ROOT, &table_path(ts)).and_then(|table| tree.child(table, part.as_str())).is_ok()
+    /// Whether staging is so full that everything is uploaded without waiting for it to settle.
+    pub fn is_pressed(&self) -> bool {
+        self.staged_percent() >= limits::STAGING_SOFT_PERCENT
+    }
+
+    /// Waits until staging has room for more rows, for at most [`limits::STAGING_PATIENCE`]. Only for new rows: a merge
+    /// makes room in the end, and must not wait for it.
+    pub(super) async fn await_room(&self) -> Result<(), FsError> {
+        if self.staged_percent() < limits::STAGING_HARD_PERCENT {
+            return Ok(());
+        }
+        metrics::INSERTS_DELAYED.inc();
+        let deadline = tokio::time::Instant::now() + limits::STAGING_PATIENCE;
+        while self.staged_percent() >= limits::STAGING_HARD_PERCENT {
+            if tokio::time::Instant::now() >= deadline {
+                metrics::INSERTS_REFUSED.inc();
+                let stats = self.cache.stats();
+                return Err(FsError::NoSpace(format!(
+                    "{} of {} bytes wait for their upload: look whether the object store takes writes \
+                     (moorhouse_agent_uploads_unfinished), or give the node a larger --cache-bytes",
+                    stats.staged_bytes, stats.budget_bytes
+                )));
+            }
+            tokio::time::sleep(limits::STAGING_LOOK).await;
+        }
+        Ok(())
+    }
+
+    fn staged_percent(&self) -> u64 {
+        let stats = self.cache.stats();
+        stats.staged_bytes.saturating_mul(100) / stats.budget_bytes.max(1)
     }
 }
