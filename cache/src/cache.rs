@@ -4,16 +4,17 @@ use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use crate::directory::Directory;
 use crate::durable;
 use crate::error::CacheError;
 use crate::fill::Fill;
-use crate::flight::Flights;
+use crate::inner::Inner;
 use crate::key::BlobKey;
 use crate::ledger::Ledger;
-use crate::metrics;
+use crate::ranged::{FetchRange, RangedReader};
+use crate::stats::CacheStats;
 
 /// Whose a blob is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -34,44 +35,17 @@ pub struct Blob {
     pub bytes: u64,
 }
 
-/// A look at the cache. Blob bytes are file lengths.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CacheStats {
-    pub staged_blobs: u64,
-    pub staged_bytes: u64,
-    pub cached_blobs: u64,
-    pub cached_bytes: u64,
-    /// What counts against the budget: both tenants and the fills under way, each blob in whole 4 KiB blocks.
-    pub used_bytes: u64,
-    pub budget_bytes: u64,
-    /// Reads that found, or did not find, their blob: [`BlobCache::lookup`], [`BlobCache::open_file`], and
-    /// [`BlobCache::get_or_fetch`] count once per call.
-    pub hits: u64,
-    pub misses: u64,
-    pub evictions: u64,
-}
-
 /// The cache. Cheap to clone; all clones are the same one. No descriptor is kept per blob.
 #[derive(Clone)]
 pub struct BlobCache {
     inner: Arc<Inner>,
 }
 
-pub(crate) struct Inner {
-    directory: Directory,
-    /// Covers the names below `staged/` and `cached/` too. Never held over reads, writes, syncs or frees of data.
-    ledger: Mutex<Ledger>,
-    pub(crate) flights: Flights,
-}
-
-/// Files without a name. Dropping frees their bytes, which takes long for large ones: so, after the lock is released.
-type Unlinked = Vec<File>;
-
 impl BlobCache {
     /// Opens the directory, made if absent, and takes stock. What was staged is staged again, complete or not: the caller
-    /// knows from its catalog which staged blobs were committed, and removes or [`BlobCache::stored`]s the others.
-    /// Cached blobs survive a crash of the process, not of the machine. Evicts down to the budget.
-    /// [`CacheError::InUse`] while another cache has the directory open.
+    /// knows from its catalog which staged blobs were committed, and removes or [`BlobCache::stored`]s the others. Whole
+    /// cached blobs are kept, but nobody sees one before it was checked: [`BlobCache::get_or_fetch`]. Evicts down to the
+    /// budget. [`CacheError::InUse`] while another cache has the directory open.
     pub fn open(dir: &Path, budget_bytes: u64) -> Result<Self, CacheError> {
         let directory = Directory::open(dir)?;
         let mut ledger = Ledger::new(budget_bytes);
@@ -80,52 +54,51 @@ impl BlobCache {
         }
         let mut cached = directory.scan(Tenant::Cached)?;
         cached.sort_by_key(|found| found.last_used);
-        let mut unlinked = Unlinked::new();
         for found in cached {
             // A crash in the middle of a `fill_staged` over a cached blob leaves both.
             if ledger.find(found.key).is_some() {
-                unlinked.extend(unlink(&directory.path(Tenant::Cached, found.key)));
+                let path = directory.path(Tenant::Cached, found.key);
+                fs::remove_file(&path).map_err(|error| CacheError::io("remove", &path, error))?;
             } else {
-                ledger.set_cached(found.key, found.bytes);
+                ledger.set_found(found.key, found.bytes);
             }
         }
-        let inner = Inner { directory, ledger: Mutex::new(ledger), flights: Flights::default() };
-        let mut ledger = inner.lock();
-        unlinked.extend(inner.evict_excess(&mut ledger));
-        drop(ledger);
+        let inner = Inner::new(directory, ledger);
+        let freed = inner.evict_excess(&mut inner.lock());
+        inner.free(freed);
         Ok(Self { inner: Arc::new(inner) })
     }
 
     /// A new, empty staged file, open for reading and writing. Its growth is unknown until [`BlobCache::account_staged`].
     /// Errors: [`CacheError::Full`], [`CacheError::Exists`].
     pub fn create_staged(&self, key: BlobKey) -> Result<File, CacheError> {
-        let mut ledger = self.inner.lock();
-        if ledger.find(key).is_some() {
+        let mut state = self.inner.lock();
+        if state.ledger.find(key).is_some() {
             return Err(CacheError::Exists { key });
         }
-        if ledger.is_full() {
-            return Err(full(&ledger));
+        if state.ledger.is_full() {
+            return Err(full(&state.ledger));
         }
         let path = self.inner.directory.path(Tenant::Staged, key);
         let created = OpenOptions::new().read(true).write(true).create_new(true).open(&path);
         let file = created.map_err(|error| CacheError::io("create", &path, error))?;
-        ledger.set_staged(key, 0);
-        let unlinked = self.inner.evict_excess(&mut ledger);
-        drop(ledger);
-        drop(unlinked);
+        state.ledger.set_staged(key, 0);
+        let freed = self.inner.evict_excess(&mut state);
+        drop(state);
+        self.inner.free(freed);
         Ok(file)
     }
 
     /// Looks at a staged file's length, enters it into the budget, evicts cached blobs if that is now exceeded, and gives
     /// the length. Call when a written file is closed, and now and then while a large one grows. [`CacheError::NoBlob`].
     pub fn account_staged(&self, key: BlobKey) -> Result<u64, CacheError> {
-        let mut ledger = self.inner.lock();
-        self.inner.expect_staged(&ledger, key)?;
+        let mut state = self.inner.lock();
+        expect_staged(&state.ledger, key)?;
         let bytes = self.inner.staged_length(key)?;
-        ledger.set_staged(key, bytes);
-        let unlinked = self.inner.evict_excess(&mut ledger);
-        drop(ledger);
-        drop(unlinked);
+        state.ledger.set_staged(key, bytes);
+        let freed = self.inner.evict_excess(&mut state);
+        drop(state);
+        self.inner.free(freed);
         Ok(bytes)
     }
 
@@ -133,9 +106,9 @@ impl BlobCache {
     /// as long as the disk needs. [`CacheError::NoBlob`] if one is not staged.
     pub fn sync_staged(&self, keys: &[BlobKey]) -> Result<(), CacheError> {
         {
-            let ledger = self.inner.lock();
+            let state = self.inner.lock();
             for key in keys {
-                self.inner.expect_staged(&ledger, *key)?;
+                expect_staged(&state.ledger, *key)?;
             }
         }
         let directory = &self.inner.directory;
@@ -151,11 +124,11 @@ impl BlobCache {
         durable::sync_each(&dirs, |dir| durable::sync_dir(dir))
     }
 
-    /// The blob's bytes are safe elsewhere: staged becomes cached, as the most recently used. Fine if it is cached already.
+    /// The blob's bytes are safe elsewhere: staged becomes cached, as a newcomer there. Fine if it is cached already.
     /// Not synced: after a loss of power it may be staged again. [`CacheError::NoBlob`] if it is gone.
     pub fn stored(&self, key: BlobKey) -> Result<(), CacheError> {
-        let mut ledger = self.inner.lock();
-        match ledger.find(key) {
+        let mut state = self.inner.lock();
+        match state.ledger.find(key) {
             None => return Err(CacheError::NoBlob { key }),
             Some((Tenant::Cached, _)) => return Ok(()),
             Some((Tenant::Staged, _)) => {}
@@ -164,57 +137,113 @@ impl BlobCache {
         let (from, to) =
             (self.inner.directory.path(Tenant::Staged, key), self.inner.directory.path(Tenant::Cached, key));
         fs::rename(&from, &to).map_err(|error| CacheError::io("rename", &from, error))?;
-        ledger.forget(key, Tenant::Staged);
-        ledger.set_cached(key, bytes);
-        let unlinked = self.inner.evict_excess(&mut ledger);
-        drop(ledger);
-        drop(unlinked);
+        state.ledger.forget(key, Tenant::Staged);
+        state.ledger.set_cached(key, bytes, self.inner.now_ms());
+        let freed = self.inner.evict_excess(&mut state);
+        drop(state);
+        self.inner.free(freed);
         Ok(())
     }
 
-    /// Forgets the blob in either tenant; fine if there is none. Open descriptors stay good. Not synced: after a loss of
-    /// power it may be there again.
+    /// Forgets the blob in either tenant, whole or not; fine if there is none. Open descriptors of whole ones stay good. Not
+    /// synced: after a loss of power it may be there again.
     pub fn remove(&self, key: BlobKey) -> Result<(), CacheError> {
-        let mut ledger = self.inner.lock();
-        let Some((tenant, _)) = ledger.find(key) else { return Ok(()) };
-        let path = self.inner.directory.path(tenant, key);
-        // Open first, so that the bytes are freed at the close below, outside the lock.
-        let holder = File::open(&path).ok();
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(CacheError::io("remove", &path, error)),
-            _ => {}
-        }
-        ledger.forget(key, tenant);
-        metrics::show(&ledger.stats());
-        drop(ledger);
-        drop(holder);
-        Ok(())
+        let mut state = self.inner.lock();
+        let mut freed = self.inner.take_partial(&mut state, key);
+        let taken = match state.ledger.find(key) {
+            Some((tenant, _)) => self.inner.take_whole(&mut state, key, tenant).map(|more| freed.absorb(more)),
+            None => Ok(()),
+        };
+        drop(state);
+        self.inner.free(freed);
+        taken
     }
 
-    /// Where the blob is, for a read of it: makes it the most recently used, and counts a hit or a miss.
+    /// Removes everything that may be had again, and gives the number of blobs, whole or not, and the bytes that went.
+    /// Staged blobs stay. What the disk refuses to remove stays too, and is said.
+    pub fn drop_cached(&self) -> (u64, u64) {
+        let before = self.stats();
+        let keys = {
+            let state = self.inner.lock();
+            [state.ledger.cached_keys(), state.partials.keys()].concat()
+        };
+        for key in keys {
+            // Between the list and the look it may have become staged, which must stay.
+            let mut state = self.inner.lock();
+            let mut freed = self.inner.take_partial(&mut state, key);
+            if matches!(state.ledger.find(key), Some((Tenant::Cached, _))) {
+                match self.inner.take_whole(&mut state, key, Tenant::Cached) {
+                    Ok(more) => freed.absorb(more),
+                    Err(error) => tracing::warn!(%key, %error, "a cached blob cannot be dropped"),
+                }
+            }
+            drop(state);
+            self.inner.free(freed);
+        }
+        let after = self.stats();
+        let count = |stats: &CacheStats| stats.cached_blobs + stats.partial_blobs;
+        let bytes = |stats: &CacheStats| stats.cached_bytes + stats.block_bytes;
+        (count(&before).saturating_sub(count(&after)), bytes(&before).saturating_sub(bytes(&after)))
+    }
+
+    /// Where the whole blob is, for a read of it: notes the use, and counts a hit or a miss.
     pub fn lookup(&self, key: BlobKey) -> Option<Blob> {
-        let mut ledger = self.inner.lock();
-        let (tenant, bytes) = self.inner.touch(&mut ledger, key)?;
+        let mut state = self.inner.lock();
+        let (tenant, bytes) = self.inner.touch(&mut state, key)?;
         Some(Blob { tenant, path: self.inner.directory.path(tenant, key), bytes })
     }
 
-    /// Whose the blob is, for decisions: leaves recency and counters alone.
+    /// Whose the whole blob is, for decisions: leaves recency and counters alone.
     pub fn tenant(&self, key: BlobKey) -> Option<Tenant> {
-        self.inner.lock().find(key).map(|(tenant, _)| tenant)
+        self.inner.lock().ledger.find(key).map(|(tenant, _)| tenant)
     }
 
-    /// Opens the blob, `None` if it is not here; makes it the most recently used, and counts a hit or a miss. The file
-    /// stays good when the blob is evicted or removed. [`CacheError::Immutable`] for writing to a cached one.
+    /// Opens the whole blob, `None` if it is not here, or not to be trusted before [`BlobCache::get_or_fetch`] or
+    /// [`BlobCache::open_checked`]. Notes the use, and counts a hit or a miss. The file stays good when the blob is evicted
+    /// or removed. [`CacheError::Immutable`] for writing to a cached one.
     pub fn open_file(&self, key: BlobKey, write: bool) -> Result<Option<File>, CacheError> {
-        let mut ledger = self.inner.lock();
-        self.inner.touch(&mut ledger, key);
-        self.inner.open_found(&mut ledger, key, write)
+        let mut state = self.inner.lock();
+        self.inner.touch(&mut state, key);
+        self.inner.open_found(&mut state, key, write)
+    }
+
+    /// Like [`BlobCache::open_file`] for reading, but checks a blob first that an earlier process has left: reads all of it
+    /// once, on a thread for that. `None` if it is not here or was wrong; a wrong one is gone then.
+    pub async fn open_checked(
+        &self,
+        key: BlobKey,
+        bytes: u64,
+        expected_crc32c: Option<u32>,
+    ) -> Result<Option<File>, CacheError> {
+        if let Some(file) = self.open_quietly(key)? {
+            return Ok(Some(file));
+        }
+        let check = async || self.check(key, bytes, expected_crc32c).await?.ok_or(CacheError::NoBlob { key });
+        if !self.inner.lock().ledger.is_unchecked(key) {
+            return Ok(None);
+        }
+        match self.inner.flights.fly(key, || self.open_quietly(key), check).await {
+            Ok(file) => Ok(Some(file)),
+            Err(CacheError::NoBlob { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Reserves room for a cached blob of exactly `bytes`, evicting others, and gives the place to write it.
-    /// [`CacheError::NoRoom`] if it cannot fit.
+    /// [`CacheError::NoRoom`] if it cannot fit, [`CacheError::Sick`] if the disk is out of use.
     pub fn fill(&self, key: BlobKey, bytes: u64) -> Result<Fill, CacheError> {
         self.start_fill(key, Tenant::Cached, bytes)
+    }
+
+    /// [`BlobCache::fill`] that evicts nothing: [`CacheError::NoRoom`] if it would have to.
+    pub fn fill_free(&self, key: BlobKey, bytes: u64) -> Result<Fill, CacheError> {
+        if !self.inner.health.is_usable() {
+            return Err(CacheError::Sick);
+        }
+        if !self.inner.lock().ledger.reserve_free(bytes) {
+            return Err(CacheError::NoRoom { bytes });
+        }
+        Fill::start(Arc::clone(&self.inner), key, Tenant::Cached, bytes)
     }
 
     /// Like [`BlobCache::fill`] for a staged blob that arrives from elsewhere, a peer for example: it is durable when
@@ -225,8 +254,8 @@ impl BlobCache {
 
     /// Opens the blob, fetching it into the cache first if it is not here. Of many concurrent callers for one key, one
     /// runs its `fetch`, which writes all `bytes` into the [`Fill`] and gives it back; the others wait and share the
-    /// outcome, also an error. If that one caller goes away, another takes over. [`CacheError::NoRoom`]: read past the
-    /// cache. The fetch's own error comes as [`CacheError::Fetch`].
+    /// outcome, also an error. If that one caller goes away, another takes over. [`CacheError::NoRoom`] and
+    /// [`CacheError::Sick`]: read past the cache. The fetch's own error comes as [`CacheError::Fetch`].
     pub async fn get_or_fetch<F, Fetching, E>(
         &self,
         key: BlobKey,
@@ -239,24 +268,44 @@ impl BlobCache {
         Fetching: Future<Output = Result<Fill, E>>,
         E: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        if let Some(file) = self.open_file(key, false)? {
+        if let Some(file) = self.open_quietly(key)? {
             return Ok(file);
         }
         let fetch_once = async || {
+            if let Some(file) = self.check(key, bytes, expected_crc32c).await? {
+                return Ok(file);
+            }
             let filled = fetch(self.fill(key, bytes)?).await;
             let filled = filled.map_err(|error| CacheError::Fetch { key, source: Arc::from(error.into()) })?;
             filled.complete(expected_crc32c)
         };
-        self.inner.flights.fly(key, || self.open_quietly(key), fetch_once).await
+        let flown = self.inner.flights.fly(key, || self.open_quietly(key), fetch_once);
+        flown.await
+    }
+
+    /// A reader of a blob of which only some blocks, or none, need be here; `fetch` gives it the others. What it fetches is
+    /// cached, up to the whole blob, whose checksum is compared then.
+    pub fn open_ranged(&self, key: BlobKey, bytes: u64, expected_crc32c: u32, fetch: FetchRange) -> RangedReader {
+        RangedReader::new(Arc::clone(&self.inner), key, bytes, expected_crc32c, fetch)
     }
 
     /// All staged blobs, in no order.
     pub fn staged_keys(&self) -> Vec<BlobKey> {
-        self.inner.lock().staged_keys()
+        self.inner.lock().ledger.staged_keys()
     }
 
     pub fn stats(&self) -> CacheStats {
-        self.inner.lock().stats()
+        self.inner.stats(&self.inner.lock())
+    }
+
+    /// Whether the disk is out of use as a read cache.
+    pub fn is_sick(&self) -> bool {
+        self.inner.health.is_sick()
+    }
+
+    /// Tries the disk with a small write and read, and takes it out of use, or in again. Blocks for as long as the disk needs.
+    pub fn probe(&self) -> bool {
+        self.inner.health.probe()
     }
 
     /// Opens without counting; a waiter's look after somebody else's fetch.
@@ -264,17 +313,67 @@ impl BlobCache {
         self.inner.open_found(&mut self.inner.lock(), key, false)
     }
 
+    /// Checks a blob that an earlier process has left. `None` if there is no such, or it was wrong; then it is gone.
+    async fn check(&self, key: BlobKey, bytes: u64, expected_crc32c: Option<u32>) -> Result<Option<File>, CacheError> {
+        if !self.inner.lock().ledger.is_unchecked(key) {
+            return Ok(None);
+        }
+        let this = self.clone();
+        let checked = tokio::task::spawn_blocking(move || this.check_now(key, bytes, expected_crc32c)).await;
+        checked.expect("checking does not panic")
+    }
+
+    fn check_now(&self, key: BlobKey, bytes: u64, expected_crc32c: Option<u32>) -> Result<Option<File>, CacheError> {
+        let path = self.inner.directory.path(Tenant::Cached, key);
+        let looked = File::open(&path).and_then(|file| Ok((durable::length_and_crc32c(&file)?, file)));
+        let is_right = match &looked {
+            Ok(((length, found), _)) => match expected_crc32c {
+                Some(expected) if (*length, *found) == (bytes, expected) => true,
+                Some(expected) => {
+                    self.inner.count_checksum_failure(key, expected, *found, "the cache after a restart");
+                    false
+                }
+                // Nothing to compare it with: not to be trusted.
+                None => false,
+            },
+            Err(error) => {
+                self.inner.health.report("read", &path, error);
+                false
+            }
+        };
+        if !is_right {
+            self.remove_cached(key)?;
+            return Ok(None);
+        }
+        self.inner.lock().ledger.set_checked(key);
+        Ok(looked.ok().map(|(_, file)| file))
+    }
+
+    fn remove_cached(&self, key: BlobKey) -> Result<(), CacheError> {
+        let mut state = self.inner.lock();
+        if !matches!(state.ledger.find(key), Some((Tenant::Cached, _))) {
+            return Ok(());
+        }
+        let taken = self.inner.take_whole(&mut state, key, Tenant::Cached);
+        drop(state);
+        self.inner.free(taken?);
+        Ok(())
+    }
+
     fn start_fill(&self, key: BlobKey, tenant: Tenant, bytes: u64) -> Result<Fill, CacheError> {
-        let mut ledger = self.inner.lock();
-        let Some(evicted) = ledger.reserve(tenant, bytes) else {
+        if tenant == Tenant::Cached && !self.inner.health.is_usable() {
+            return Err(CacheError::Sick);
+        }
+        let mut state = self.inner.lock();
+        let Some(evicted) = state.ledger.reserve(tenant, bytes) else {
             return Err(match tenant {
-                Tenant::Staged => full(&ledger),
+                Tenant::Staged => full(&state.ledger),
                 Tenant::Cached => CacheError::NoRoom { bytes },
             });
         };
-        let unlinked = self.inner.unlink_evicted(&mut ledger, evicted);
-        drop(ledger);
-        drop(unlinked);
+        let freed = self.inner.take_off(&mut state, evicted);
+        drop(state);
+        self.inner.free(freed);
         Fill::start(Arc::clone(&self.inner), key, tenant, bytes)
     }
 }
@@ -285,116 +384,13 @@ impl std::fmt::Debug for BlobCache {
     }
 }
 
-impl Inner {
-    pub fn filling_path(&self, key: BlobKey) -> PathBuf {
-        self.directory.filling_path(key)
-    }
-
-    pub fn release(&self, tenant: Tenant, bytes: u64) {
-        let mut ledger = self.lock();
-        ledger.release(tenant, bytes);
-        metrics::show(&ledger.stats());
-    }
-
-    /// Names a complete file as the blob, and turns the reservation of its fill into the blob's own bytes; the
-    /// reservation ends here also when this fails. A staged blob that is already here stays; so does a cached one,
-    /// unless the new one is staged. Then the file at `from` is left behind.
-    pub fn adopt(&self, key: BlobKey, tenant: Tenant, bytes: u64, from: &Path) -> Result<(), CacheError> {
-        let mut ledger = self.lock();
-        ledger.release(tenant, bytes);
-        let mut unlinked = Unlinked::new();
-        match (ledger.find(key), tenant) {
-            (None, _) => {}
-            (Some((Tenant::Cached, _)), Tenant::Staged) => {
-                ledger.forget(key, Tenant::Cached);
-                unlinked.extend(unlink(&self.directory.path(Tenant::Cached, key)));
-            }
-            (Some(_), _) => return Ok(()),
-        }
-        let to = self.directory.path(tenant, key);
-        fs::rename(from, &to).map_err(|error| CacheError::io("rename", from, error))?;
-        match tenant {
-            Tenant::Staged => ledger.set_staged(key, bytes),
-            Tenant::Cached => ledger.set_cached(key, bytes),
-        }
-        // Staged files may have grown during the fill.
-        unlinked.extend(self.evict_excess(&mut ledger));
-        drop(ledger);
-        drop(unlinked);
-        match tenant {
-            Tenant::Staged => durable::sync_dir(&self.directory.bucket_dir(tenant, key.bucket())),
-            Tenant::Cached => Ok(()),
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Ledger> {
-        // Nothing panics between two changes that belong together, so the ledger of a panicked thread is still good.
-        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn touch(&self, ledger: &mut Ledger, key: BlobKey) -> Option<(Tenant, u64)> {
-        let found = ledger.touch(key);
-        if found.is_some() {
-            metrics::HITS.inc()
-        } else {
-            metrics::MISSES.inc()
-        }
-        found
-    }
-
-    fn expect_staged(&self, ledger: &Ledger, key: BlobKey) -> Result<(), CacheError> {
-        match ledger.find(key) {
-            Some((Tenant::Staged, _)) => Ok(()),
-            Some((Tenant::Cached, _)) | None => Err(CacheError::NoBlob { key }),
-        }
-    }
-
-    fn staged_length(&self, key: BlobKey) -> Result<u64, CacheError> {
-        let path = self.directory.path(Tenant::Staged, key);
-        let meta = fs::metadata(&path).map_err(|error| CacheError::io("look at", &path, error))?;
-        Ok(meta.len())
-    }
-
-    fn open_found(&self, ledger: &mut Ledger, key: BlobKey, write: bool) -> Result<Option<File>, CacheError> {
-        let Some((tenant, _)) = ledger.find(key) else { return Ok(None) };
-        if write && tenant == Tenant::Cached {
-            return Err(CacheError::Immutable { key });
-        }
-        let path = self.directory.path(tenant, key);
-        match OpenOptions::new().read(true).write(write).open(&path) {
-            Ok(file) => Ok(Some(file)),
-            Err(error) if error.kind() == ErrorKind::NotFound && tenant == Tenant::Cached => {
-                tracing::warn!(%key, "a cached blob's file is gone; somebody else removed it");
-                ledger.forget(key, tenant);
-                Ok(None)
-            }
-            Err(error) => Err(CacheError::io("open", &path, error)),
-        }
-    }
-
-    fn evict_excess(&self, ledger: &mut Ledger) -> Unlinked {
-        let evicted = ledger.evict_excess();
-        self.unlink_evicted(ledger, evicted)
-    }
-
-    fn unlink_evicted(&self, ledger: &mut Ledger, evicted: Vec<BlobKey>) -> Unlinked {
-        metrics::EVICTIONS.inc_by(evicted.len() as u64);
-        metrics::show(&ledger.stats());
-        evicted.into_iter().filter_map(|key| unlink(&self.directory.path(Tenant::Cached, key))).collect()
+fn expect_staged(ledger: &Ledger, key: BlobKey) -> Result<(), CacheError> {
+    match ledger.find(key) {
+        Some((Tenant::Staged, _)) => Ok(()),
+        Some((Tenant::Cached, _)) | None => Err(CacheError::NoBlob { key }),
     }
 }
 
 fn full(ledger: &Ledger) -> CacheError {
-    CacheError::Full { staged_bytes: ledger.stats().staged_bytes, budget_bytes: ledger.budget_bytes() }
-}
-
-/// Takes a cached blob's name away; the descriptor still holds its bytes.
-fn unlink(path: &Path) -> Option<File> {
-    let file = File::open(path).ok();
-    if let Err(error) = fs::remove_file(path)
-        && error.kind() != ErrorKind::NotFound
-    {
-        tracing::warn!(path = %path.display(), %error, "cannot evict; its bytes stay on disk until the next start");
-    }
-    file
+    CacheError::Full { staged_bytes: ledger.staged().1, budget_bytes: ledger.budget_bytes() }
 }

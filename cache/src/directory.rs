@@ -11,9 +11,6 @@ use crate::durable;
 use crate::error::CacheError;
 use crate::key::BlobKey;
 
-/// Changes at every start of the machine.
-const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
-
 pub(crate) struct Directory {
     dir: PathBuf,
     next_filling: AtomicU64,
@@ -29,16 +26,15 @@ pub(crate) struct Found {
 }
 
 impl Directory {
-    /// Makes the layout where it is missing, wipes `filling/`, and wipes `cached/` if the machine was started anew since
-    /// the last open: cached files are renamed into place without fsync, so only a crash of the process leaves them whole.
+    /// Makes the layout where it is missing, and wipes what was incomplete: `filling/`, and `partial/`, of which nothing could
+    /// tell any more which blocks had reached the disk. (A journal could; but the blocks can be had again, and by then the
+    /// wholes, which stay, are the larger part.)
     pub fn open(dir: &Path) -> Result<Self, CacheError> {
         fs::create_dir_all(dir).map_err(|error| CacheError::io("create", dir, error))?;
         let lock = lock(dir)?;
         let this = Self { dir: dir.to_owned(), next_filling: AtomicU64::new(0), _lock: lock };
         wipe(&this.filling_dir())?;
-        if !this.is_same_boot()? {
-            wipe(&this.tenant_dir(Tenant::Cached))?;
-        }
+        wipe(&this.partial_dir())?;
         for tenant in [Tenant::Staged, Tenant::Cached] {
             for bucket in 0..=u8::MAX {
                 let path = this.bucket_dir(tenant, bucket);
@@ -46,7 +42,6 @@ impl Directory {
             }
             durable::sync_dir(&this.tenant_dir(tenant))?;
         }
-        this.note_boot()?;
         Ok(this)
     }
 
@@ -56,6 +51,17 @@ impl Directory {
 
     pub fn bucket_dir(&self, tenant: Tenant, bucket: u8) -> PathBuf {
         self.tenant_dir(tenant).join(format!("{bucket:02x}"))
+    }
+
+    /// A new name below `partial/`.
+    pub fn partial_path(&self, key: BlobKey) -> PathBuf {
+        let number = self.next_filling.fetch_add(1, Ordering::Relaxed);
+        self.partial_dir().join(format!("{key}-{number}"))
+    }
+
+    /// Where the disk is tried.
+    pub fn probe_path(&self) -> PathBuf {
+        self.filling_dir().join("probe")
     }
 
     /// A new name below `filling/`.
@@ -85,35 +91,17 @@ impl Directory {
         self.dir.join("filling")
     }
 
-    fn boot_path(&self) -> PathBuf {
-        self.dir.join("boot")
+    fn partial_dir(&self) -> PathBuf {
+        self.dir.join("partial")
     }
-
-    fn is_same_boot(&self) -> Result<bool, CacheError> {
-        match fs::read_to_string(self.boot_path()) {
-            Ok(noted) => Ok(noted == boot_id()?),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(CacheError::io("read", &self.boot_path(), error)),
-        }
-    }
-
-    /// After `cached/` was wiped, and before anything is cached under this boot.
-    fn note_boot(&self) -> Result<(), CacheError> {
-        let path = self.boot_path();
-        fs::write(&path, boot_id()?).map_err(|error| CacheError::io("write", &path, error))?;
-        durable::sync_file(&path)?;
-        durable::sync_dir(&self.dir)
-    }
-}
-
-fn boot_id() -> Result<String, CacheError> {
-    fs::read_to_string(BOOT_ID).map_err(|error| CacheError::io("read", Path::new(BOOT_ID), error))
 }
 
 fn lock(dir: &Path) -> Result<File, CacheError> {
     let path = dir.join("lock");
-    let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
-    let file = file.map_err(|error| CacheError::io("open", &path, error))?;
+    let made = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+    made.map_err(|error| CacheError::io("create", &path, error))?;
+    // Open for reading alone, so that the lock does not keep a sick file system from going read-only.
+    let file = File::open(&path).map_err(|error| CacheError::io("open", &path, error))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(CacheError::InUse { dir: dir.to_owned() }),

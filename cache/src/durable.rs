@@ -1,6 +1,7 @@
-//! What must survive a loss of power: files, and the directory entries that name them.
+//! What must survive a loss of power: files, and the directory entries that name them; and whether it did.
 
 use std::fs::File;
+use std::io::{self, Read, Seek};
 use std::path::Path;
 
 use crate::error::CacheError;
@@ -9,6 +10,7 @@ use crate::error::CacheError;
 /// commits many of them at once.
 const FILES_PER_THREAD: usize = 4;
 const THREADS_MAX: usize = 8;
+const READ_BACK_BYTES: usize = 1 << 20;
 
 pub(crate) fn sync_file(path: &Path) -> Result<(), CacheError> {
     let file = File::open(path).map_err(|error| CacheError::io("open", path, error))?;
@@ -18,6 +20,26 @@ pub(crate) fn sync_file(path: &Path) -> Result<(), CacheError> {
 pub(crate) fn sync_dir(path: &Path) -> Result<(), CacheError> {
     let dir = File::open(path).map_err(|error| CacheError::io("open", path, error))?;
     dir.sync_all().map_err(|error| CacheError::io("sync", path, error))
+}
+
+/// A file's length and checksum. Leaves the file at its beginning.
+pub(crate) fn length_and_crc32c(mut file: &File) -> io::Result<(u64, u32)> {
+    file.rewind()?;
+    let mut buffer = vec![0; READ_BACK_BYTES];
+    let (mut length, mut crc) = (0, 0);
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(read) => {
+                crc = crc32c::crc32c_append(crc, &buffer[..read]);
+                length += read as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    file.rewind()?;
+    Ok((length, crc))
 }
 
 /// Does `sync` for each item; the first error of any, after all were tried.

@@ -18,6 +18,10 @@ pub enum CacheError {
     #[error("no room for a cached blob of {bytes} bytes beside the staged ones; read it past the cache")]
     NoRoom { bytes: u64 },
 
+    /// The disk is out of use as a read cache: read past it.
+    #[error("the cache's disk is out of use since it failed; read past it")]
+    Sick,
+
     /// No blob of that key, or not in the tenant that the call is about.
     #[error("no such blob: {key}")]
     NoBlob { key: BlobKey },

@@ -1,16 +1,16 @@
 //! [`Fill`]: a blob on its way in. Its room is reserved; nobody sees it before it is complete.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::cache::{Inner, Tenant};
+use crate::cache::Tenant;
+use crate::durable;
 use crate::error::CacheError;
+use crate::inner::Inner;
 use crate::key::BlobKey;
-
-const READ_BACK_BYTES: usize = 1 << 20;
 
 /// Write the announced bytes, in order through [`Write`] or anywhere with [`Fill::write_at`], then [`Fill::complete`].
 /// Dropped before that, it leaves nothing behind.
@@ -33,7 +33,7 @@ pub struct Fill {
 impl Fill {
     /// The caller has reserved the room; it is released when the fill ends, whatever its end.
     pub(crate) fn start(inner: Arc<Inner>, key: BlobKey, tenant: Tenant, bytes: u64) -> Result<Self, CacheError> {
-        let path = inner.filling_path(key);
+        let path = inner.directory.filling_path(key);
         match OpenOptions::new().read(true).write(true).create_new(true).open(&path) {
             Ok(file) => {
                 let crc32c = Some(0);
@@ -41,6 +41,9 @@ impl Fill {
             }
             Err(error) => {
                 inner.release(tenant, bytes);
+                if tenant == Tenant::Cached {
+                    inner.health.report("create", &path, &error);
+                }
                 Err(CacheError::io("create", &path, error))
             }
         }
@@ -62,7 +65,7 @@ impl Fill {
             let message = format!("the blob {} was announced with {} bytes", self.key, self.bytes);
             return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
         }
-        self.file.write_all_at(buffer, offset)?;
+        self.file.write_all_at(buffer, offset).inspect_err(|error| self.blame("write", error))?;
         self.crc32c = match self.crc32c {
             Some(crc) if offset == self.written => Some(crc32c::crc32c_append(crc, buffer)),
             _ => None,
@@ -82,9 +85,13 @@ impl Fill {
         if let Some(expected) = expected_crc32c {
             let found = match self.crc32c {
                 Some(crc) => crc,
-                None => self.read_back().map_err(|error| CacheError::io("read", &self.path, error))?,
+                None => {
+                    let read = durable::length_and_crc32c(&self.file).inspect_err(|error| self.blame("read", error));
+                    read.map_err(|error| CacheError::io("read", &self.path, error))?.1
+                }
             };
             if found != expected {
+                self.inner.count_checksum_failure(self.key, expected, found, "where it came from");
                 return Err(CacheError::WrongChecksum { key: self.key, expected, found });
             }
         }
@@ -97,15 +104,10 @@ impl Fill {
         Ok(reader)
     }
 
-    fn read_back(&mut self) -> io::Result<u32> {
-        self.file.rewind()?;
-        let mut buffer = vec![0; READ_BACK_BYTES];
-        let mut crc = 0;
-        loop {
-            match self.file.read(&mut buffer)? {
-                0 => return Ok(crc),
-                read => crc = crc32c::crc32c_append(crc, &buffer[..read]),
-            }
+    /// Only the read cache has a disk that may be taken out of use.
+    fn blame(&self, op: &'static str, error: &io::Error) {
+        if self.tenant == Tenant::Cached {
+            self.inner.health.report(op, &self.path, error);
         }
     }
 }

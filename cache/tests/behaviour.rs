@@ -5,7 +5,9 @@ mod common;
 use std::fs;
 use std::io::{Read, Write};
 
-use common::{BLOCK, charge, content, copy_tree, fill, filling_count, key, on_disk, open, read, stage};
+use common::{
+    BLOCK, bucket, charge, content, copy_tree, fill, filling_count, key, on_disk, open, read, read_checked, stage,
+};
 use moorhouse_cache::{BlobCache, CacheError, Tenant};
 use tempfile::tempdir;
 use uuid::Uuid;
@@ -37,15 +39,17 @@ fn many_blobs_are_synced_together() {
 }
 
 #[test]
-fn the_least_recently_used_cached_blob_goes_first() {
+fn a_newcomer_goes_before_what_came_back() {
     let dir = tempdir().expect("a directory");
     let cache = open(dir.path(), 3);
-    (1..=3).for_each(|number| fill(&cache, number, LEN));
-    assert!(cache.lookup(key(1)).is_some());
-    fill(&cache, 4, LEN);
-    assert_eq!([1, 2, 3, 4].map(|number| cache.tenant(key(number)).is_some()), [true, false, true, true]);
+    (1..=4).for_each(|number| fill(&cache, number, LEN));
+    assert_eq!([1, 2, 3, 4].map(|number| cache.tenant(key(number)).is_some()), [false, true, true, true]);
+    fill(&cache, 1, LEN);
+    assert_eq!(cache.stats().ghost_hits, 1);
+    (5..=9).for_each(|number| fill(&cache, number, LEN));
+    assert_eq!([1, 5, 6, 7, 8, 9].map(|n| cache.tenant(key(n)).is_some()), [true, false, false, false, true, true]);
     let stats = cache.stats();
-    assert_eq!((stats.evictions, stats.cached_blobs, stats.used_bytes), (1, 3, 3 * BLOCK));
+    assert_eq!((stats.evictions, stats.cached_blobs, stats.used_bytes), (7, 3, 3 * BLOCK));
     assert_eq!(on_disk(dir.path(), Tenant::Cached).len(), 3);
 }
 
@@ -215,24 +219,61 @@ fn after_a_crash_blobs_are_back_and_incomplete_fills_are_not() {
     let cache = open(crashed.path(), 16);
     assert_eq!(
         (read(&cache, 1), read(&cache, 2), read(&cache, 3)),
-        (Some(content(1, 100)), Some(content(2, 200)), None)
+        (Some(content(1, 100)), None, None),
+        "what is cached is not trusted before it is checked"
     );
+    assert_eq!(read_checked(&cache, 2, 200), Some(content(2, 200)));
+    assert_eq!(read(&cache, 2), Some(content(2, 200)));
     assert_eq!(cache.staged_keys(), [key(1)]);
     assert_eq!(cache.stats().used_bytes, charge(100) + charge(200));
     assert_eq!((filling_count(crashed.path()), on_disk(crashed.path(), Tenant::Cached).len()), (0, 1));
     assert!(crashed.path().join("staged/00/notes.txt").exists(), "what is not ours stays");
 }
 
+/// As a crash of the machine leaves files whose bytes had not reached the disk.
 #[test]
-fn after_a_crash_of_the_machine_cached_blobs_are_not_trusted() {
+fn what_an_earlier_process_left_is_checked_before_its_first_use() {
+    let dir = tempdir().expect("a directory");
+    let cache = open(dir.path(), 16);
+    (1..=4).for_each(|number| fill(&cache, number, 200));
+    drop(cache);
+    let file = |number| bucket(dir.path(), Tenant::Cached, number).join(key(number).to_string());
+    fs::write(file(2), vec![0; 200]).expect("damages");
+    fs::write(file(3), &content(3, 200)[..100]).expect("shortens");
+    let cache = open(dir.path(), 16);
+    assert_eq!(read_checked(&cache, 1, 200), Some(content(1, 200)));
+    assert_eq!((read_checked(&cache, 2, 200), read_checked(&cache, 3, 200)), (None, None));
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let unknown = runtime.block_on(cache.open_checked(key(4), 200, None)).expect("looks");
+    assert!(unknown.is_none(), "nothing to check it with");
+    assert_eq!((cache.stats().checksum_failures, cache.stats().cached_blobs), (2, 1));
+    assert_eq!(on_disk(dir.path(), Tenant::Cached).len(), 1);
+    fill(&cache, 2, 200);
+    assert_eq!(read(&cache, 2), Some(content(2, 200)));
+}
+
+#[test]
+fn dropping_the_read_cache_leaves_what_is_staged() {
     let dir = tempdir().expect("a directory");
     let cache = open(dir.path(), 16);
     stage(&cache, 1, 100);
     fill(&cache, 2, 200);
-    drop(cache);
-    fs::write(dir.path().join("boot"), "another boot").expect("writes");
-    let cache = open(dir.path(), 16);
-    assert_eq!((cache.tenant(key(1)), cache.tenant(key(2))), (Some(Tenant::Staged), None));
+    fill(&cache, 3, 300);
+    assert_eq!(cache.drop_cached(), (2, 500));
+    assert_eq!((cache.drop_cached(), cache.stats().used_bytes), ((0, 0), BLOCK));
+    assert_eq!((read(&cache, 1), read(&cache, 2)), (Some(content(1, 100)), None));
+}
+
+#[test]
+fn warming_evicts_nothing() {
+    let dir = tempdir().expect("a directory");
+    let cache = open(dir.path(), 3);
+    fill(&cache, 1, 2 * LEN);
+    assert!(matches!(cache.fill_free(key(2), 2 * BLOCK), Err(CacheError::NoRoom { .. })));
+    let mut free = cache.fill_free(key(2), BLOCK).expect("fits beside the other");
+    free.write_all(&content(2, LEN)).expect("writes");
+    free.complete(None).expect("completes");
+    assert_eq!((cache.stats().cached_blobs, cache.stats().evictions), (2, 0));
 }
 
 #[test]

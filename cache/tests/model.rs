@@ -1,14 +1,15 @@
 //! The cache against a plain reference: any sequence of operations, with a crash anywhere in it.
 //!
 //! After every step: the same blobs with the same bytes in the same tenants, on disk too; the budget is kept unless the
-//! staged blobs alone exceed it, and then nothing cached is left.
+//! staged blobs alone exceed it, and then nothing cached is left. Which blobs are evicted is the policy's business (it has a
+//! reference of its own): here, none may go that need not.
 
 mod common;
 
 use std::collections::BTreeMap;
 use std::io::Write;
 
-use common::{BLOCK, bucket, charge, content, copy_tree, files, filling_count, key, open, read};
+use common::{BLOCK, bucket, charge, content, copy_tree, files, filling_count, key, open, read, read_checked};
 use moorhouse_cache::{BlobCache, CacheError, Fill, Tenant};
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -55,8 +56,10 @@ fn op() -> impl Strategy<Value = Op> {
 struct Model {
     /// Length on disk, and length as last accounted.
     staged: BTreeMap<u128, (usize, usize)>,
-    /// Key and length, the least recently used first.
+    /// Key and length.
     cached: Vec<(u128, usize)>,
+    /// What may have gone since the last look at the cache, because this much room was wanted beside the staged blobs.
+    pressed_by: Option<u64>,
 }
 
 impl Model {
@@ -68,11 +71,9 @@ impl Model {
         self.cached.iter().map(|(_, len)| charge(*len as u64)).sum()
     }
 
+    /// The cache had to fit this much in beside what is there.
     fn evict(&mut self, reserved: u64) {
-        while !self.cached.is_empty() && self.staged_charge() + self.cached_charge() + reserved > BUDGET_BLOCKS * BLOCK
-        {
-            self.cached.remove(0);
-        }
+        self.pressed_by = Some(reserved);
     }
 
     fn reserve(&mut self, len: usize) -> bool {
@@ -89,13 +90,6 @@ impl Model {
 
     fn drop_cached(&mut self, number: u128) {
         self.cached.retain(|(cached, _)| *cached != number);
-    }
-
-    fn touch(&mut self, number: u128) {
-        if let Some(at) = self.cached.iter().position(|(cached, _)| *cached == number) {
-            let blob = self.cached.remove(at);
-            self.cached.push(blob);
-        }
     }
 
     fn len(&self, number: u128) -> Option<usize> {
@@ -118,6 +112,27 @@ impl Run {
     }
 
     fn apply(&mut self, op: &Op) {
+        self.step(op);
+        self.settle();
+    }
+
+    /// Takes over what the cache chose to evict, after a look whether it had to.
+    fn settle(&mut self) {
+        let Some(reserved) = self.model.pressed_by.take() else { return };
+        let staged = self.model.staged_charge();
+        let before = self.model.cached_charge();
+        let stayed = |number: u128| self.cache.tenant(key(number)) == Some(Tenant::Cached);
+        let (kept, gone): (Vec<_>, Vec<_>) = self.model.cached.iter().partition(|(number, _)| stayed(*number));
+        self.model.cached = kept;
+        let fitted = staged + before + reserved <= BUDGET_BLOCKS * BLOCK;
+        assert!(gone.is_empty() || !fitted, "{gone:?} need not go");
+        // The last one to go was needed: without it, all of the others and the newcomer would not have been enough.
+        let largest = gone.iter().map(|(_, len)| charge(*len as u64)).max().unwrap_or(0);
+        let left = self.model.cached_charge();
+        assert!(gone.is_empty() || staged + left + largest + reserved > BUDGET_BLOCKS * BLOCK, "{gone:?} is too much");
+    }
+
+    fn step(&mut self, op: &Op) {
         match *op {
             Op::Create(number) => self.create(number),
             Op::Append(number, len) => self.append(number, len),
@@ -138,6 +153,7 @@ impl Run {
             Op::Abandon(number, len) => drop(self.half_a_fill(number, len)),
             Op::CrashInFill(number, len) => {
                 let under_way = self.half_a_fill(number, len);
+                self.settle();
                 let left = quick_dir();
                 copy_tree(self.dir.path(), left.path());
                 drop(under_way);
@@ -197,7 +213,6 @@ impl Run {
     fn read(&mut self, number: u128) {
         let expected = self.model.len(number).map(|len| content(number, len));
         assert_eq!(read(&self.cache, number), expected);
-        self.model.touch(number);
     }
 
     fn fill(&mut self, number: u128, len: usize) {
@@ -205,6 +220,7 @@ impl Run {
         match self.cache.fill(key(number), len as u64) {
             Ok(fill) => {
                 assert!(fits);
+                self.settle();
                 complete(fill, number, len);
                 if self.model.len(number).is_none() {
                     self.model.cached.push((number, len));
@@ -220,6 +236,7 @@ impl Run {
         match self.cache.fill_staged(key(number), len as u64) {
             Ok(fill) => {
                 assert!(fits);
+                self.settle();
                 complete(fill, number, len);
                 self.model.drop_cached(number);
                 self.model.staged.entry(number).or_insert((len, len));
@@ -239,8 +256,7 @@ impl Run {
         fill
     }
 
-    /// Opening accounts what is staged, and evicts by file times, whose order is too coarse for the reference: so it
-    /// takes over which cached blobs stayed, and fixes their order by reading them.
+    /// Opening accounts what is staged, and evicts what does not fit; what is cached is seen once it is checked.
     fn reopened(&mut self, dir: TempDir, mut model: Model) {
         self.cache = open(dir.path(), BUDGET_BLOCKS);
         self.dir = dir;
@@ -250,6 +266,9 @@ impl Run {
         assert!(had_to_evict || model.cached.iter().all(|(number, _)| stayed(*number)));
         model.cached.retain(|(number, _)| stayed(*number));
         self.model = model;
+        for (number, len) in self.model.cached.clone() {
+            assert_eq!(read_checked(&self.cache, number, len), Some(content(number, len)));
+        }
         (0..KEYS).for_each(|number| self.read(number));
     }
 
@@ -289,7 +308,7 @@ fn complete(mut fill: Fill, number: u128, len: usize) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 500, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
     #[test]
     fn any_history_is_as_in_the_reference(ops in prop::collection::vec(op(), 1..60)) {
         let mut run = Run::new();

@@ -49,6 +49,16 @@ pub fn read(cache: &BlobCache, number: u128) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
+/// Reads a cached blob that an earlier process has left, as its first reader does.
+pub fn read_checked(cache: &BlobCache, number: u128, len: usize) -> Option<Vec<u8>> {
+    let crc = crc32c::crc32c(&content(number, len));
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let mut bytes = Vec::new();
+    let opened = runtime.block_on(cache.open_checked(key(number), len as u64, Some(crc)));
+    opened.expect("checks")?.read_to_end(&mut bytes).expect("reads");
+    Some(bytes)
+}
+
 /// Names and lengths of one tenant's files.
 pub fn on_disk(dir: &Path, tenant: Tenant) -> BTreeMap<String, u64> {
     let buckets = fs::read_dir(tenant_dir(dir, tenant)).expect("lists").map(|entry| entry.expect("an entry").path());
