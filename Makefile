@@ -1,9 +1,10 @@
 # The commands of this repository; `make` lists them. Two cores are assumed: CARGO_BUILD_JOBS=n changes that.
 export CARGO_BUILD_JOBS ?= 2
 DEMO_ARGS ?=
+BENCH_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-tests build check test demo clean
+.PHONY: help setup setup-tests build check test demo bench bench-fs clean
 
 help: ## Lists these commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -27,6 +28,12 @@ test: setup-tests build ## Runs every test, with real etcd, S3 and ClickHouse
 
 demo: setup build ## Runs the whole system on TPC-H; KEEP=1 leaves it running
 	target/debug/moorhouse-demo $(if $(KEEP),--keep) $(DEMO_ARGS)
+
+bench: bench-fs ## Measures everything
+
+bench-fs: setup-tests ## Measures the shard file system; writes target/bench/fs.json (BENCH_ARGS=--quick: a smoke run)
+	cargo build --release --bins
+	target/release/moorhouse-bench fs $(BENCH_ARGS)
 
 clean: ## Removes what was built
 	cargo clean

@@ -85,7 +85,7 @@ pub struct Garage {
     s3_port: u16,
 }
 
-const BUCKET: &str = "moorhouse-test";
+pub const BUCKET: &str = "moorhouse-test";
 const REGION: &str = "garage";
 const ACCESS_KEY: &str = "GK31c2f218a2e44f485b94239e";
 const SECRET_KEY: &str = "b892c0665f0ada8a4755dae98baa3b133590e11dae3bcc1f9d769d67f16c3835";
@@ -119,7 +119,16 @@ impl Garage {
 
     /// For `--objects`.
     pub fn objects_url(&self, prefix: &str) -> String {
-        format!("s3://{BUCKET}/{prefix}?endpoint=http://127.0.0.1:{}&region={REGION}&allow_http=true", self.s3_port)
+        Self::objects_url_at(self.s3_port, prefix)
+    }
+
+    /// The same through another port of the loopback: that of a proxy in front of it.
+    pub fn objects_url_at(port: u16, prefix: &str) -> String {
+        format!("s3://{BUCKET}/{prefix}?endpoint=http://127.0.0.1:{port}&region={REGION}&allow_http=true")
+    }
+
+    pub fn s3_port(&self) -> u16 {
+        self.s3_port
     }
 
     /// What a process needs to be let in.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use moorhouse_tests::binaries::repository;
 
 /// Each crate's folder and the crates of ours that its product code may use.
-const MAY_USE: [(&str, &[&str]); 12] = [
+const MAY_USE: [(&str, &[&str]); 13] = [
     ("base", &[]),
     ("proto", &[]),
     ("catalog", &["base"]),
@@ -33,6 +33,23 @@ const MAY_USE: [(&str, &[&str]); 12] = [
             "gateway",
             "ctl",
             "demo",
+        ],
+    ),
+    (
+        "bench",
+        &[
+            "base",
+            "proto",
+            "catalog",
+            "cache",
+            "objects",
+            "engine",
+            "controller",
+            "node-agent",
+            "gateway",
+            "ctl",
+            "demo",
+            "tests",
         ],
     ),
 ];
