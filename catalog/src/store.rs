@@ -49,8 +49,8 @@ pub struct Leadership {
 }
 
 impl Leadership {
-    /// `lost` is cancelled by the store, `release` when the leader lets go.
-    fn new(term: u64, lost: CancellationToken, release: CancellationToken) -> Self {
+    /// For stores: `lost` is cancelled by the store, `release` when the leader lets go.
+    pub fn new(term: u64, lost: CancellationToken, release: CancellationToken) -> Self {
         Self { term, lost, _release: release.drop_guard() }
     }
 

@@ -13,7 +13,7 @@ mod liveness;
 mod owner;
 mod published;
 
-mod agents;
+pub mod agents;
 mod ddl;
 mod moves;
 mod sweeper;

@@ -17,6 +17,7 @@ use moorhouse_proto::controller_server::ControllerServer;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio_stream::wrappers::TcpListenerStream;
+use tonic::service::Routes;
 use tracing::{error, info};
 use uuid::Uuid;
 
@@ -52,9 +53,47 @@ pub async fn start(config: &Config) -> Result<Running, StartError> {
     start_on(config, store, Arc::new(SystemClock)).await
 }
 
+/// What a controller stands on besides its configuration.
+pub struct Ground {
+    pub store: Arc<dyn Store>,
+    pub clock: Arc<dyn Clock>,
+    pub objects: Objects,
+    pub agents: Agents,
+}
+
+/// A controller that leads, and what it answers to.
+pub struct Leading {
+    pub routes: Routes,
+    tasks: TaskGroup,
+    ended: oneshot::Receiver<Result<Leadership, OwnerEnd>>,
+}
+
+impl Leading {
+    /// Why it must not go on.
+    pub async fn ended(&mut self) -> OwnerEnd {
+        match (&mut self.ended).await {
+            Ok(Err(end)) => end,
+            Ok(Ok(_)) | Err(_) => std::future::pending().await,
+        }
+    }
+}
+
 /// As [`start`], on a given store and clock.
 pub async fn start_on(config: &Config, store: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Result<Running, StartError> {
     let objects = Objects::open(&config.objects).await.map_err(|error| StartError(error.to_string()))?;
+    let ground = Ground { store: Arc::clone(&store), clock, objects, agents: Agents::default() };
+    let Leading { routes, tasks, ended } = lead(config, ground).await?;
+    let address = serve(config, routes, &tasks).await?;
+    telemetry::serve_metrics(config.metrics, &tasks)
+        .await
+        .map_err(|error| in_use("--metrics", config.metrics, &error))?;
+    info!(%address, metrics = %config.metrics, "serving");
+    Ok(Running { address, tasks, ended, store })
+}
+
+/// Waits for the leadership, and begins to lead; serving the routes is the caller's.
+pub async fn lead(config: &Config, ground: Ground) -> Result<Leading, StartError> {
+    let Ground { store, clock, objects, agents } = ground;
     info!(store = %store.describe(), "waiting for the leadership");
     let candidate = config.listen.to_string();
     let leadership = store.acquire_leadership(&candidate, config.lease.max(Duration::from_secs(2))).await;
@@ -71,7 +110,7 @@ pub async fn start_on(config: &Config, store: Arc<dyn Store>, clock: Arc<dyn Clo
     let stop = tasks.token();
     tasks.spawn_uncancelled("owner", async move { drop(end.send(owner_loop.run(stop).await)) });
 
-    let agents = Arc::new(Agents::default());
+    let agents = Arc::new(agents);
     let ddl = Arc::new(Ddl::new(owner.clone(), Arc::clone(&agents)));
     let mover = Arc::new(Mover::new(owner.clone(), agents));
     let recovered = async {
@@ -83,12 +122,7 @@ pub async fn start_on(config: &Config, store: Arc<dyn Store>, clock: Arc<dyn Clo
     tasks.spawn("sweeper", sweeper::run(owner.clone(), objects, clock));
 
     let services = Services { owner, ddl, mover, store: store.describe() };
-    let address = serve(config, services, &tasks).await?;
-    telemetry::serve_metrics(config.metrics, &tasks)
-        .await
-        .map_err(|error| in_use("--metrics", config.metrics, &error))?;
-    info!(%address, metrics = %config.metrics, "serving");
-    Ok(Running { address, tasks, ended, store })
+    Ok(Leading { routes: routes(config, services, &tasks), tasks, ended })
 }
 
 impl Running {
@@ -184,10 +218,8 @@ struct Services {
     store: String,
 }
 
-async fn serve(config: &Config, services: Services, tasks: &TaskGroup) -> Result<SocketAddr, StartError> {
+fn routes(config: &Config, services: Services, tasks: &TaskGroup) -> Routes {
     let Services { owner, ddl, mover, store } = services;
-    let listener = bind("--listen", config.listen).await?;
-    let address = listener.local_addr().map_err(|error| in_use("--listen", config.listen, &error))?;
     let controller = ControllerService {
         owner: owner.clone(),
         ddl,
@@ -197,11 +229,17 @@ async fn serve(config: &Config, services: Services, tasks: &TaskGroup) -> Result
     };
     let objects = config.objects.to_string();
     let admin = AdminService { owner, mover, tasks: tasks.clone(), store, objects };
+    Routes::new(ControllerServer::new(controller).max_decoding_message_size(limits::MESSAGE_BYTES))
+        .add_service(AdminServer::new(admin))
+}
+
+async fn serve(config: &Config, routes: Routes, tasks: &TaskGroup) -> Result<SocketAddr, StartError> {
+    let listener = bind("--listen", config.listen).await?;
+    let address = listener.local_addr().map_err(|error| in_use("--listen", config.listen, &error))?;
     let serving = tonic::transport::Server::builder()
         .tcp_nodelay(true)
         .http2_keepalive_interval(Some(Duration::from_secs(5)))
-        .add_service(ControllerServer::new(controller).max_decoding_message_size(limits::MESSAGE_BYTES))
-        .add_service(AdminServer::new(admin))
+        .add_routes(routes)
         .serve_with_incoming_shutdown(TcpListenerStream::new(listener), tasks.token().cancelled_owned());
     tasks.spawn_uncancelled("grpc", async move {
         if let Err(error) = serving.await {
