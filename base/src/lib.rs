@@ -1,6 +1,7 @@
-//! Ground that every crate stands on. A closed list: clock, ports, tasks, telemetry. Nothing here knows what Moorhouse is.
+//! Ground that every crate stands on. A closed list: clock, ports, secret, tasks, telemetry. Nothing here knows what Moorhouse is.
 
 pub mod clock;
 pub mod ports;
+pub mod secret;
 pub mod tasks;
 pub mod telemetry;
