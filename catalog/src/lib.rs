@@ -6,6 +6,7 @@ pub mod ids;
 pub mod records;
 
 pub mod codec;
+pub mod packed;
 pub mod parts;
 pub mod placement;
 
@@ -18,5 +19,6 @@ pub mod views;
 pub mod store;
 
 pub use ids::*;
+pub use packed::{ChangelogEntry, CommitToken, PackedPart};
 pub use records::*;
 pub use views::*;
