@@ -1,6 +1,7 @@
 //! The command line: read whole, all mistakes reported at once.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use clap::Parser;
 use moorhouse_catalog::store::StoreUrl;
 use moorhouse_catalog::{GroupName, ShardCount, User};
 use moorhouse_objects::ObjectsUrl;
+use moorhouse_security::{Lifetime, TlsFlags};
 
 /// Keeps the metadata of one Moorhouse warehouse.
 #[derive(Debug, Parser)]
@@ -40,6 +42,14 @@ pub struct Args {
     /// How long an object is kept after nothing refers to it any more.
     #[arg(long, env = "MOORHOUSE_DELETE_GRACE_MS", default_value = "600000")]
     delete_grace_ms: String,
+    #[command(flatten)]
+    tls: TlsFlags,
+    /// Directory with ca.crt and ca.key: give certificates to nodes that join by token, and renew them.
+    #[arg(long, env = "MOORHOUSE_ISSUER", value_name = "DIR")]
+    issuer: Option<PathBuf>,
+    /// How long the certificates are good for that this controller issues: 90d, 12h, 30m.
+    #[arg(long, env = "MOORHOUSE_ISSUE_FOR", default_value = "90d")]
+    issue_for: String,
 }
 
 /// Checked.
@@ -57,6 +67,10 @@ pub struct Config {
     pub groups: Vec<GroupName>,
     pub lease: Duration,
     pub delete_grace_ms: u64,
+    pub tls: TlsFlags,
+    /// `None`: joining by token is not offered.
+    pub issuer: Option<PathBuf>,
+    pub issue_for: Lifetime,
 }
 
 impl Config {
@@ -74,6 +88,11 @@ impl Config {
         let groups: Vec<_> = args.groups.iter().map(|text| mistakes.parse::<GroupName>("--group", text, "")).collect();
         let lease = mistakes.milliseconds("--lease-ttl-ms", &args.lease_ttl_ms, 500..=600_000);
         let grace = mistakes.milliseconds("--delete-grace-ms", &args.delete_grace_ms, 0..=u64::from(u32::MAX));
+        let issue_for = mistakes.parse::<Lifetime>("--issue-for", &args.issue_for, "");
+        mistakes.0.extend(args.tls.mistakes(listen, None));
+        if args.issuer.is_some() && args.tls.tls.is_none() {
+            mistakes.0.push("--issuer: certificates are of use with TLS only: give --tls DIR too".to_owned());
+        }
         if !mistakes.0.is_empty() {
             return Err(mistakes.0);
         }
@@ -92,6 +111,9 @@ impl Config {
                 groups: groups.into_iter().collect::<Option<_>>()?,
                 lease: Duration::from_millis(lease?),
                 delete_grace_ms: grace?,
+                tls: args.tls,
+                issuer: args.issuer,
+                issue_for: issue_for?,
             })
         })();
         checked.ok_or_else(|| vec!["the configuration is not valid".to_owned()])

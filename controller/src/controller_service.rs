@@ -18,6 +18,7 @@ use moorhouse_proto::{
     RegisterReply, RegisterRequest, SnapshotReply, SnapshotRequest, SubmitDdlRequest, ViewUpdate,
     WatchChangelogRequest, WatchClusterRequest,
 };
+use moorhouse_security::{Caller, Callers};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
@@ -41,6 +42,7 @@ pub struct ControllerService {
     pub tasks: TaskGroup,
     pub lease: Duration,
     pub sessions: AtomicU64,
+    pub callers: Callers,
 }
 
 impl ControllerService {
@@ -59,7 +61,9 @@ impl ControllerService {
 #[tonic::async_trait]
 impl Controller for ControllerService {
     async fn register(&self, request: Request<RegisterRequest>) -> Result<Response<RegisterReply>, Status> {
+        let caller = self.callers.of(&request)?;
         let node: Node = codec::decode(&request.into_inner().node_record).or_bad_request()?;
+        caller.must_be_node(node.name.as_str())?;
         let name = node.name.clone();
         let reply = self.owner.apply(Command::RegisterNode(node)).await?;
         let Reply::Registered { incarnation, took_shards } = reply else {
@@ -78,19 +82,22 @@ impl Controller for ControllerService {
     type SessionStream = Answers<ViewUpdate>;
 
     async fn session(&self, request: Request<Streaming<Heartbeat>>) -> Result<Response<Self::SessionStream>, Status> {
+        let caller = self.callers.of(&request)?;
         let heartbeats = request.into_inner();
         let session = self.sessions.fetch_add(1, Ordering::Relaxed);
         let owner = self.owner.clone();
         // The answer does not wait for the first heartbeat: the agent may send it only after the answer's headers.
         Ok(Response::new(self.stream("session", move |views| async move {
-            let ended = attend(&owner, heartbeats, session, &views).await;
+            let ended = attend(&owner, caller, heartbeats, session, &views).await;
             // The agent may be gone: then nobody reads why.
             let _ = views.send(Err(ended)).await;
         })))
     }
 
     async fn commit_parts(&self, request: Request<CommitPartsRequest>) -> Result<Response<CommitPartsReply>, Status> {
+        let caller = self.callers.of(&request)?;
         let CommitPartsRequest { node, incarnation, table, shard, epoch, change_record } = request.into_inner();
+        caller.must_be_node(&node)?;
         let change: PartChange = codec::decode(&change_record).or_bad_request()?;
         let commit = CommitParts {
             node: NodeName::new(node).or_bad_request()?,
@@ -122,8 +129,9 @@ impl Controller for ControllerService {
 
     async fn watch_changelog(
         &self,
-        _request: Request<WatchChangelogRequest>,
+        request: Request<WatchChangelogRequest>,
     ) -> Result<Response<Self::WatchChangelogStream>, Status> {
+        self.callers.of(&request)?.must_be_node(&request.get_ref().node)?;
         let mut events = self.owner.watch_changelog();
         Ok(Response::new(self.stream("changelog", move |updates| async move {
             loop {
@@ -154,7 +162,9 @@ impl Controller for ControllerService {
         &self,
         request: Request<ListStagedRequest>,
     ) -> Result<Response<Self::ListStagedStream>, Status> {
+        let caller = self.callers.of(&request)?;
         let node = NodeName::new(request.into_inner().node).or_bad_request()?;
+        caller.must_be_node(node.as_str())?;
         let staged = self.owner.read(move |catalog| catalog.staged_on(&node)).await?;
         let message = |blobs: &[moorhouse_catalog::BlobId]| ListStagedReply {
             blobs: blobs.iter().map(|blob| blob.to_wire().into()).collect(),
@@ -189,12 +199,13 @@ impl Controller for ControllerService {
 /// A whole session; answers why it ended.
 async fn attend(
     owner: &Owner,
+    caller: Caller,
     mut heartbeats: Streaming<Heartbeat>,
     session: u64,
     views: &mpsc::Sender<Result<ViewUpdate, Status>>,
 ) -> Status {
     let first = match heartbeats.message().await {
-        Ok(Some(heartbeat)) => read_beat(heartbeat, session),
+        Ok(Some(heartbeat)) => read_beat(heartbeat, session, &caller),
         Ok(None) => return Status::invalid_argument("no heartbeat came"),
         Err(status) => return status,
     };
@@ -206,10 +217,10 @@ async fn attend(
             }
             who
         }
-        Err(error) => return error.into(),
+        Err(status) => return status,
     };
     let ended = tokio::select! {
-        status = hear(owner, heartbeats, session) => status,
+        status = hear(owner, &caller, heartbeats, session) => status,
         status = show_node(owner.published(), &node, incarnation, views) => status,
     };
     owner.disconnected(node, session).await;
@@ -217,12 +228,12 @@ async fn attend(
 }
 
 /// Until the agent's side of the session ends; answers why.
-async fn hear(owner: &Owner, mut heartbeats: Streaming<Heartbeat>, session: u64) -> Status {
+async fn hear(owner: &Owner, caller: &Caller, mut heartbeats: Streaming<Heartbeat>, session: u64) -> Status {
     loop {
         let heard = match heartbeats.message().await {
-            Ok(Some(heartbeat)) => match read_beat(heartbeat, session) {
+            Ok(Some(heartbeat)) => match read_beat(heartbeat, session, caller) {
                 Ok(beat) => owner.heartbeat(beat).await.map_err(Status::from),
-                Err(error) => Err(error.into()),
+                Err(status) => Err(status),
             },
             Ok(None) => Err(Status::cancelled("the agent has ended the session")),
             Err(status) => Err(status),
@@ -288,8 +299,9 @@ async fn show_cluster(mut published: watch::Receiver<Published>, views: mpsc::Se
     }
 }
 
-fn read_beat(heartbeat: Heartbeat, session: u64) -> Result<Beat, ControllerError> {
+fn read_beat(heartbeat: Heartbeat, session: u64, caller: &Caller) -> Result<Beat, Status> {
     let Heartbeat { node, incarnation, view_revision, failures, load } = heartbeat;
+    caller.must_be_node(&node)?;
     Ok(Beat {
         node: NodeName::new(node).or_bad_request()?,
         incarnation: Incarnation(incarnation),

@@ -14,9 +14,9 @@ use moorhouse_catalog::{ShardCount, Warehouse, WarehouseId};
 use moorhouse_objects::Objects;
 use moorhouse_proto::admin_server::AdminServer;
 use moorhouse_proto::controller_server::ControllerServer;
+use moorhouse_security::{Callers, Credentials, GuardLayer, RoleKind, incoming};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
-use tokio_stream::wrappers::TcpListenerStream;
 use tonic::service::Routes;
 use tracing::{error, info};
 use uuid::Uuid;
@@ -40,6 +40,8 @@ pub struct StartError(String);
 pub struct Running {
     pub address: SocketAddr,
     tasks: TaskGroup,
+    /// Follows the certificate files.
+    certificates: TaskGroup,
     ended: oneshot::Receiver<Result<Leadership, OwnerEnd>>,
     store: Arc<dyn Store>,
 }
@@ -81,14 +83,17 @@ impl Leading {
 /// As [`start`], on a given store and clock.
 pub async fn start_on(config: &Config, store: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Result<Running, StartError> {
     let objects = Objects::open(&config.objects).await.map_err(|error| StartError(error.to_string()))?;
-    let ground = Ground { store: Arc::clone(&store), clock, objects, agents: Agents::default() };
+    let certificates = TaskGroup::new();
+    let credentials = config.tls.open(RoleKind::Controller, None, &certificates).map_err(StartError)?;
+    let agents = Agents::over(credentials.clone().into());
+    let ground = Ground { store: Arc::clone(&store), clock, objects, agents };
     let Leading { routes, tasks, ended } = lead(config, ground).await?;
-    let address = serve(config, routes, &tasks).await?;
+    let address = serve(config, routes, credentials, &tasks).await?;
     telemetry::serve_metrics(config.metrics, &tasks)
         .await
         .map_err(|error| in_use("--metrics", config.metrics, &error))?;
     info!(%address, metrics = %config.metrics, "serving");
-    Ok(Running { address, tasks, ended, store })
+    Ok(Running { address, tasks, certificates, ended, store })
 }
 
 /// Waits for the leadership, and begins to lead; serving the routes is the caller's.
@@ -137,6 +142,7 @@ impl Running {
     /// Stops serving, then lets the leadership go. False if something did not end in time.
     pub async fn stop(self) -> bool {
         let clean = self.tasks.shutdown(limits::STOP_DEADLINE).await;
+        let clean = self.certificates.shutdown(limits::STOP_DEADLINE).await && clean;
         if let Ok(Ok(leadership)) = self.ended.await {
             self.store.resign(leadership).await;
         }
@@ -226,6 +232,7 @@ fn routes(config: &Config, services: Services, tasks: &TaskGroup) -> Routes {
         tasks: tasks.clone(),
         lease: config.lease,
         sessions: AtomicU64::new(1),
+        callers: Callers::of_process(&config.tls),
     };
     let objects = config.objects.to_string();
     let admin = AdminService { owner, mover, tasks: tasks.clone(), store, objects };
@@ -233,14 +240,19 @@ fn routes(config: &Config, services: Services, tasks: &TaskGroup) -> Routes {
         .add_service(AdminServer::new(admin))
 }
 
-async fn serve(config: &Config, routes: Routes, tasks: &TaskGroup) -> Result<SocketAddr, StartError> {
+async fn serve(
+    config: &Config,
+    routes: Routes,
+    credentials: Option<Credentials>,
+    tasks: &TaskGroup,
+) -> Result<SocketAddr, StartError> {
     let listener = bind("--listen", config.listen).await?;
     let address = listener.local_addr().map_err(|error| in_use("--listen", config.listen, &error))?;
     let serving = tonic::transport::Server::builder()
-        .tcp_nodelay(true)
         .http2_keepalive_interval(Some(Duration::from_secs(5)))
+        .layer(GuardLayer)
         .add_routes(routes)
-        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), tasks.token().cancelled_owned());
+        .serve_with_incoming_shutdown(incoming(listener, credentials), tasks.token().cancelled_owned());
     tasks.spawn_uncancelled("grpc", async move {
         if let Err(error) = serving.await {
             error!(%error, "the gRPC server has ended");

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use clap::Parser;
 use moorhouse_catalog::GroupName;
+use moorhouse_security::{Dialer, TlsFlags};
 use tonic::transport::Endpoint;
 
 /// The endpoints of Moorhouse's compute groups: ClickHouse HTTP and native protocol in, statements routed out.
@@ -26,6 +27,8 @@ pub struct Flags {
     /// Where /metrics and /healthz are served.
     #[arg(long, env = "MOORHOUSE_METRICS", value_name = "ADDRESS:PORT")]
     pub metrics: String,
+    #[command(flatten)]
+    pub tls: TlsFlags,
 }
 
 /// Where one group's clients connect.
@@ -42,6 +45,7 @@ pub struct Config {
     pub controller: Endpoint,
     pub groups: Vec<GroupListen>,
     pub metrics: SocketAddr,
+    pub tls: TlsFlags,
 }
 
 /// One mistake a line, each with its remedy.
@@ -56,19 +60,23 @@ impl Flags {
         let parsed = self.listen_group.iter().map(|text| group_listen(text));
         let groups: Vec<GroupListen> = parsed.filter_map(|parsed| parsed.map_err(&mut keep).ok()).collect();
         mistakes.extend(said_twice(&groups, metrics));
+        mistakes.extend(self.tls.mistakes(None, Some(&self.controller)));
         match (controller, metrics) {
-            (Some(controller), Some(metrics)) if mistakes.is_empty() => Ok(Config { controller, groups, metrics }),
+            (Some(controller), Some(metrics)) if mistakes.is_empty() => {
+                Ok(Config { controller, groups, metrics, tls: self.tls.clone() })
+            }
             _ => Err(mistakes),
         }
     }
 }
 
 fn controller(text: &str) -> Result<Endpoint, String> {
-    let wrong = || format!("--controller {text:?} is no address: write http://HOST:PORT.");
-    if !text.starts_with("http://") {
+    let wrong =
+        || format!("--controller {text:?} is no address: write http://HOST:PORT, or https://HOST:PORT with --tls.");
+    if !text.starts_with("http://") && !text.starts_with("https://") {
         return Err(wrong());
     }
-    let endpoint = Endpoint::from_shared(text.to_owned()).map_err(|_| wrong())?;
+    let endpoint = Dialer::plaintext().endpoint(text).map_err(|_| wrong())?;
     if endpoint.uri().port().is_none() { Err(wrong()) } else { Ok(endpoint) }
 }
 
@@ -111,6 +119,7 @@ mod tests {
             controller: controller.into(),
             listen_group: groups.iter().map(|&text| text.into()).collect(),
             metrics: metrics.into(),
+            tls: TlsFlags::default(),
         }
     }
 

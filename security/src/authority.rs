@@ -34,6 +34,30 @@ impl Lifetime {
     }
 }
 
+#[derive(Debug, thiserror::Error)]
+#[error("{0:?} is no time: write a number with d, h, m or s, for example 90d")]
+pub struct InvalidLifetime(String);
+
+impl std::str::FromStr for Lifetime {
+    type Err = InvalidLifetime;
+
+    fn from_str(text: &str) -> Result<Self, InvalidLifetime> {
+        let invalid = || InvalidLifetime(text.to_owned());
+        let unit = text.chars().next_back().ok_or_else(invalid)?;
+        let seconds = match unit {
+            'd' => 86_400,
+            'h' => 3_600,
+            'm' => 60,
+            's' => 1,
+            _ => return Err(invalid()),
+        };
+        let number: u64 = text[..text.len() - 1].parse().map_err(|_| invalid())?;
+        // X.509 ends with the year 9999.
+        let all = number.checked_mul(seconds).filter(|all| (1..=1_000 * 365 * 86_400).contains(all));
+        all.map(|seconds| Self(Duration::from_secs(seconds))).ok_or_else(invalid)
+    }
+}
+
 /// A private key in PEM form.
 pub type KeyPem = Secret;
 

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use tonic::{Request, Status};
 
+use crate::flags::TlsFlags;
 use crate::identity::{Identity, Role};
 
 /// Metadata with which a gateway says for which SQL user it asks, and from where that user is connected.
@@ -26,6 +27,30 @@ pub enum Who {
     PlaintextAtTls,
 }
 
+/// Where services learn who calls.
+#[derive(Debug, Clone, Copy)]
+pub struct Callers {
+    must_be_guarded: bool,
+}
+
+impl Callers {
+    pub fn of_process(flags: &TlsFlags) -> Self {
+        Self { must_be_guarded: flags.tls.is_some() }
+    }
+
+    /// Who is behind a request. In a process that speaks plaintext it may come without a guard: it may do everything.
+    ///
+    /// # Errors
+    /// `Internal` if TLS is spoken and no guard stands before the service: then nobody may be trusted.
+    pub fn of<T>(&self, request: &Request<T>) -> Result<Caller, Status> {
+        match request.extensions().get::<Caller>() {
+            Some(caller) => Ok(caller.clone()),
+            None if self.must_be_guarded => Err(Status::internal("the service has no guard")),
+            None => Ok(Caller { who: Who::Plaintext, address: None, on_behalf_of: None, client: None }),
+        }
+    }
+}
+
 #[derive(Debug, Clone)]
 pub struct Caller {
     pub who: Who,
@@ -37,13 +62,6 @@ pub struct Caller {
 }
 
 impl Caller {
-    /// # Errors
-    /// `Internal` if no guard stands before the service: then nobody may be trusted.
-    pub fn of<T>(request: &Request<T>) -> Result<Self, Status> {
-        let found = request.extensions().get::<Self>().cloned();
-        found.ok_or_else(|| Status::internal("the service has no guard"))
-    }
-
     /// # Errors
     /// `PermissionDenied` if an agent speaks for a node that it is not.
     pub fn must_be_node(&self, node: &str) -> Result<(), Status> {

@@ -67,12 +67,14 @@ impl Dialer {
         !matches!(self.way, Way::Plaintext)
     }
 
-    /// For an address that carries no scheme: `host:port`.
+    /// For `host:port`, or a URL. Whether TLS is spoken is the dialer's to know: inside, tonic must not see `https`, which
+    /// it would want to speak itself.
     pub fn endpoint(&self, address: &str) -> Result<Endpoint, tonic::transport::Error> {
-        Endpoint::from_shared(format!("http://{address}"))
+        let bare = address.strip_prefix("https://").or_else(|| address.strip_prefix("http://")).unwrap_or(address);
+        Endpoint::from_shared(format!("http://{bare}"))
     }
 
-    /// Connects when first used, and again whenever needed. The endpoint's scheme does not matter.
+    /// Connects when first used, and again whenever needed.
     pub fn channel(&self, endpoint: &Endpoint, expected: Expected) -> Channel {
         endpoint.connect_with_connector_lazy(Connector { way: self.way.clone(), expected })
     }
@@ -107,9 +109,9 @@ impl Service<Uri> for Connector {
 async fn dial(uri: &Uri, way: Way, expected: &Expected) -> Result<Stream, ConnectError> {
     let host = uri.host().unwrap_or_default();
     let host = host.trim_start_matches('[').trim_end_matches(']');
-    let default_port = if uri.scheme_str() == Some("https") { 443 } else { 80 };
-    let address = format!("{host}:{}", uri.port_u16().unwrap_or(default_port));
-    let stream = TcpStream::connect((host, uri.port_u16().unwrap_or(default_port))).await;
+    let port = uri.port_u16().ok_or_else(|| ConnectError(format!("{uri} names no port")))?;
+    let address = format!("{host}:{port}");
+    let stream = TcpStream::connect((host, port)).await;
     let stream = stream.map_err(|error| ConnectError(format!("{address}: {error}")))?;
     stream.set_nodelay(true).map_err(|error| ConnectError(format!("{address}: {error}")))?;
     let (config, own) = match &way {

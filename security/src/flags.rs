@@ -8,6 +8,7 @@ use moorhouse_base::tasks::TaskGroup;
 
 use crate::connect::Dialer;
 use crate::files::Credentials;
+use crate::identity::RoleKind;
 
 const REMEDY: &str = "give a certificate with --tls DIR (`moorctl cert` makes one), or say --insecure-plaintext if the \
                       network is trusted";
@@ -59,9 +60,22 @@ impl TlsFlags {
     }
 
     /// Reads the certificates and follows them as one of `tasks`; `None` for plaintext.
-    pub fn open(&self, tasks: &TaskGroup) -> Result<Option<Credentials>, String> {
-        let open = |dir: &PathBuf| Credentials::open(dir, tasks).map_err(|error| format!("--tls: {error}"));
-        self.tls.as_ref().map(open).transpose()
+    ///
+    /// # Errors
+    /// When they cannot be used, or are another role's, or another name's than `name`.
+    pub fn open(&self, kind: RoleKind, name: Option<&str>, tasks: &TaskGroup) -> Result<Option<Credentials>, String> {
+        let Some(dir) = &self.tls else { return Ok(None) };
+        let credentials = Credentials::open(dir, tasks).map_err(|error| format!("--tls: {error}"))?;
+        let identity = credentials.current().identity.clone();
+        if identity.role().kind() != kind || name.is_some_and(|name| name != identity.role().name()) {
+            let wanted = name.map_or_else(|| format!("of a {kind}"), |name| format!("of {kind}/{name}"));
+            return Err(format!(
+                "--tls {}: the certificate is of {}, this process needs one {wanted}",
+                dir.display(),
+                identity.short()
+            ));
+        }
+        Ok(Some(credentials))
     }
 }
 

@@ -24,7 +24,7 @@ pub mod metrics;
 
 pub use accept::{Connection, incoming};
 pub use authority::{Authority, AuthorityError, CertificateRequest, Issued, KeyPem, Lifetime};
-pub use caller::{BEHALF_HEADER, CLIENT_HEADER, Caller, Who};
+pub use caller::{BEHALF_HEADER, CLIENT_HEADER, Caller, Callers, Who};
 pub use connect::{ConnectError, Dialer, Expected};
 pub use files::{Credentials, write_private};
 pub use flags::{Scheme, TlsFlags, check_listen};

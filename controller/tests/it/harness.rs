@@ -15,6 +15,7 @@ use moorhouse_proto::admin_client::AdminClient;
 use moorhouse_proto::agent_server::{Agent, AgentServer};
 use moorhouse_proto::controller_client::ControllerClient;
 use moorhouse_proto::*;
+use moorhouse_security::{Lifetime, TlsFlags};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
@@ -52,6 +53,9 @@ impl Cluster {
             groups: vec![group("etl"), group("bi")],
             lease: Duration::from_millis(1_500),
             delete_grace_ms: 0,
+            tls: TlsFlags::default(),
+            issuer: None,
+            issue_for: Lifetime::LEAF,
         };
         let running = server::start_on(&config, Arc::clone(&store), Arc::new(SystemClock)).await.expect("starts");
         Self { running, store, memory, config, _objects: objects }
@@ -265,6 +269,7 @@ impl TestNode {
             shard: at.shard.0.into(),
             epoch,
             change_record: codec::encode(&change).into(),
+            token: CommitToken::random().to_wire().into(),
         };
         cluster.controller().await.commit_parts(request).await.map(|reply| reply.into_inner().version)
     }
