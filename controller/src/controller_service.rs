@@ -9,8 +9,8 @@ use futures::Stream;
 use moorhouse_base::tasks::TaskGroup;
 use moorhouse_catalog::state::{Command, CommitParts, Reply};
 use moorhouse_catalog::{
-    DdlSeq, DdlStatement, Epoch, Incarnation, Manifest, Node, NodeName, PartChange, Revision, ShardId, TableId,
-    TableShard, TableShardSnapshot, codec,
+    CommitToken, DdlSeq, DdlStatement, Epoch, Incarnation, Node, NodeName, PartChange, Revision, ShardId, TableId,
+    TableShard, codec,
 };
 use moorhouse_proto::controller_server::Controller;
 use moorhouse_proto::{
@@ -96,7 +96,7 @@ impl Controller for ControllerService {
 
     async fn commit_parts(&self, request: Request<CommitPartsRequest>) -> Result<Response<CommitPartsReply>, Status> {
         let caller = self.callers.of(&request)?;
-        let CommitPartsRequest { node, incarnation, table, shard, epoch, change_record } = request.into_inner();
+        let CommitPartsRequest { node, incarnation, table, shard, epoch, change_record, token } = request.into_inner();
         caller.must_be_node(&node)?;
         let change: PartChange = codec::decode(&change_record).or_bad_request()?;
         let commit = CommitParts {
@@ -105,6 +105,7 @@ impl Controller for ControllerService {
             epoch: Epoch(epoch),
             at: read_place(&table, shard)?,
             change,
+            token: CommitToken::from_wire(&token).or_bad_request()?,
         };
         match self.owner.apply(Command::CommitParts(commit)).await? {
             Reply::Committed(version) => Ok(Response::new(CommitPartsReply { version: version.0 })),
@@ -115,14 +116,10 @@ impl Controller for ControllerService {
     async fn get_snapshot(&self, request: Request<SnapshotRequest>) -> Result<Response<SnapshotReply>, Status> {
         let SnapshotRequest { table, shard } = request.into_inner();
         let at = read_place(&table, shard)?;
-        let found = self.owner.read(move |catalog| catalog.shard(at).cloned()).await?;
-        let shard = found.ok_or_else(|| Status::not_found(format!("there is no table shard {at}")))?;
-        let snapshot = TableShardSnapshot {
-            version: shard.version,
-            parts: shard.parts.into_values().map(Arc::<Manifest>::unwrap_or_clone).collect(),
-            inodes: shard.inodes.into_values().collect(),
-        };
-        Ok(Response::new(SnapshotReply { snapshot_record: codec::encode(&snapshot).into() }))
+        let pages = self.owner.read(move |catalog| catalog.snapshot_pages(at, usize::MAX)).await?;
+        let page = pages.and_then(|mut pages| pages.pop());
+        let page = page.ok_or_else(|| Status::not_found(format!("there is no table shard {at}")))?;
+        Ok(Response::new(SnapshotReply { snapshot_record: page.into() }))
     }
 
     type WatchChangelogStream = Answers<ChangelogUpdate>;

@@ -124,6 +124,7 @@ pub async fn lead(config: &Config, ground: Ground) -> Result<Leading, StartError
     };
     recovered.await.map_err(|error| StartError(format!("the catalog could not be put in order: {error}")))?;
     tasks.spawn("joins", Arc::clone(&mover).follow_joins(tasks.clone()));
+    tasks.spawn("leaving", sweeper::clear_leaving(owner.clone()));
     tasks.spawn("sweeper", sweeper::run(owner.clone(), objects, clock));
 
     let services = Services { owner, ddl, mover, store: store.describe() };
