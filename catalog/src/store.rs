@@ -85,6 +85,11 @@ pub trait Store: Send + Sync + 'static {
         drop(leadership);
     }
 
+    /// What the leader called itself when it was a candidate; `None` if nobody leads, or the store does not tell.
+    async fn leader(&self) -> Result<Option<String>, StoreError> {
+        Ok(None)
+    }
+
     /// For people, without secrets.
     fn describe(&self) -> String;
 }

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::Parser;
+use moorhouse_base::secret::Secret;
 use moorhouse_catalog::store::StoreUrl;
 use moorhouse_catalog::{GroupName, ShardCount, User};
 use moorhouse_objects::ObjectsUrl;
@@ -39,6 +40,12 @@ pub struct Args {
     /// A node that is silent for so long is down.
     #[arg(long, env = "MOORHOUSE_LEASE_TTL_MS", default_value = "5000")]
     lease_ttl_ms: String,
+    /// HOST:PORT at which the others reach this controller; without it, the one of --listen.
+    #[arg(long, env = "MOORHOUSE_ADVERTISE")]
+    advertise: Option<String>,
+    /// How long a leader that does not answer keeps the leadership. What it does later is refused by the store.
+    #[arg(long, env = "MOORHOUSE_LEADER_TTL_MS", default_value = "3000")]
+    leader_ttl_ms: String,
     /// How long an object is kept after nothing refers to it any more.
     #[arg(long, env = "MOORHOUSE_DELETE_GRACE_MS", default_value = "600000")]
     delete_grace_ms: String,
@@ -67,6 +74,9 @@ pub struct Config {
     pub groups: Vec<GroupName>,
     pub lease: Duration,
     pub delete_grace_ms: u64,
+    /// `None`: `listen`.
+    pub advertise: Option<String>,
+    pub leader_ttl: Duration,
     pub tls: TlsFlags,
     /// `None`: joining by token is not offered.
     pub issuer: Option<PathBuf>,
@@ -88,6 +98,7 @@ impl Config {
         let groups: Vec<_> = args.groups.iter().map(|text| mistakes.parse::<GroupName>("--group", text, "")).collect();
         let lease = mistakes.milliseconds("--lease-ttl-ms", &args.lease_ttl_ms, 500..=600_000);
         let grace = mistakes.milliseconds("--delete-grace-ms", &args.delete_grace_ms, 0..=u64::from(u32::MAX));
+        let leader_ttl = mistakes.milliseconds("--leader-ttl-ms", &args.leader_ttl_ms, 2_000..=60_000);
         let issue_for = mistakes.parse::<Lifetime>("--issue-for", &args.issue_for, "");
         mistakes.0.extend(args.tls.mistakes(listen, None));
         if args.issuer.is_some() && args.tls.tls.is_none() {
@@ -111,6 +122,8 @@ impl Config {
                 groups: groups.into_iter().collect::<Option<_>>()?,
                 lease: Duration::from_millis(lease?),
                 delete_grace_ms: grace?,
+                advertise: args.advertise,
+                leader_ttl: Duration::from_millis(leader_ttl?),
                 tls: args.tls,
                 issuer: args.issuer,
                 issue_for: issue_for?,
@@ -161,7 +174,7 @@ impl Mistakes {
         let is_hash = |hash: &str| hash.len() == 64 && hash.bytes().all(|b| b.is_ascii_hexdigit());
         match text.split_once(':') {
             Some((name, hash)) if is_name(name) && name != "default" && is_hash(hash) => {
-                Some(User { name: name.to_owned(), password_sha256_hex: hash.to_ascii_lowercase() })
+                Some(User { name: name.to_owned(), password_sha256_hex: Secret::new(hash.to_ascii_lowercase()) })
             }
             // The text may hold a password by mistake: it is not repeated.
             _ => self.note(
@@ -210,7 +223,7 @@ mod tests {
         ])
         .expect("valid");
         assert_eq!(config.shards, ShardCount::new(8).ok());
-        assert_eq!(config.users, [User { name: "ada".to_owned(), password_sha256_hex: "a".repeat(64) }]);
+        assert_eq!(config.users, [User { name: "ada".to_owned(), password_sha256_hex: Secret::new("a".repeat(64)) }]);
         assert_eq!(config.groups.len(), 2);
         assert_eq!(config.lease, Duration::from_secs(3));
     }

@@ -20,3 +20,4 @@ mod sweeper;
 
 mod admin_service;
 mod controller_service;
+mod front;

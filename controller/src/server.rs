@@ -1,4 +1,5 @@
-//! Starts the controller in order, and stops it: store → leadership → catalog → object store → owner loop → services.
+//! Starts the controller in order, and stops it: store → object store → the front as a standby → leadership → catalog → owner
+//! loop → services.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -6,6 +7,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use moorhouse_base::clock::{Clock, SystemClock};
+use moorhouse_base::secret::Secret;
 use moorhouse_base::tasks::TaskGroup;
 use moorhouse_base::telemetry;
 use moorhouse_catalog::state::{Catalog, Command, Limits};
@@ -16,7 +18,7 @@ use moorhouse_proto::admin_server::AdminServer;
 use moorhouse_proto::controller_server::ControllerServer;
 use moorhouse_security::{Callers, Credentials, GuardLayer, RoleKind, incoming};
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tonic::service::Routes;
 use tracing::{error, info};
 use uuid::Uuid;
@@ -26,6 +28,7 @@ use crate::agents::Agents;
 use crate::config::Config;
 use crate::controller_service::ControllerService;
 use crate::ddl::Ddl;
+use crate::front::{Front, Role, follow_leader};
 use crate::limits;
 use crate::moves::Mover;
 use crate::owner::{self, Owner, OwnerEnd, OwnerLoop, OwnerSetup};
@@ -40,6 +43,8 @@ pub struct StartError(String);
 pub struct Running {
     pub address: SocketAddr,
     tasks: TaskGroup,
+    /// What answers, and says who leads.
+    serving: TaskGroup,
     /// Follows the certificate files.
     certificates: TaskGroup,
     ended: oneshot::Receiver<Result<Leadership, OwnerEnd>>,
@@ -48,7 +53,7 @@ pub struct Running {
 
 /// Opens the store that the configuration names, and serves on the system's clock.
 pub async fn start(config: &Config) -> Result<Running, StartError> {
-    // Early, before waiting for the leadership; and not kept, so that nobody connects to one who does not serve.
+    // Early, before others are asked; each is bound again in its turn.
     drop(bind("--listen", config.listen).await?);
     drop(bind("--metrics", config.metrics).await?);
     let store = store::open(&config.store).await.map_err(|error| StartError(error.to_string()))?;
@@ -87,21 +92,26 @@ pub async fn start_on(config: &Config, store: Arc<dyn Store>, clock: Arc<dyn Clo
     let credentials = config.tls.open(RoleKind::Controller, None, &certificates).map_err(StartError)?;
     let agents = Agents::over(credentials.clone().into());
     let ground = Ground { store: Arc::clone(&store), clock, objects, agents };
-    let Leading { routes, tasks, ended } = lead(config, ground).await?;
-    let address = serve(config, routes, credentials, &tasks).await?;
+    let serving = TaskGroup::new();
+    let (role, roles) = watch::channel(Role::Standby { leader: None });
+    let address = serve(config, Front::routes(roles), credentials, &serving).await?;
+    serving.spawn("leader", follow_leader(Arc::clone(&store), role.clone()));
+    let config = Config { listen: address, ..config.clone() };
+    let Leading { routes, tasks, ended } = lead(&config, ground).await?;
+    role.send_replace(Role::Leader(routes));
     telemetry::serve_metrics(config.metrics, &tasks)
         .await
         .map_err(|error| in_use("--metrics", config.metrics, &error))?;
     info!(%address, metrics = %config.metrics, "serving");
-    Ok(Running { address, tasks, certificates, ended, store })
+    Ok(Running { address, tasks, serving, certificates, ended, store })
 }
 
 /// Waits for the leadership, and begins to lead; serving the routes is the caller's.
 pub async fn lead(config: &Config, ground: Ground) -> Result<Leading, StartError> {
     let Ground { store, clock, objects, agents } = ground;
     info!(store = %store.describe(), "waiting for the leadership");
-    let candidate = config.listen.to_string();
-    let leadership = store.acquire_leadership(&candidate, config.lease.max(Duration::from_secs(2))).await;
+    let candidate = config.advertise.clone().unwrap_or_else(|| config.listen.to_string());
+    let leadership = store.acquire_leadership(&candidate, config.leader_ttl).await;
     let leadership = leadership.map_err(|error| StartError(format!("no leadership: {error}")))?;
     info!(term = leadership.term(), "this controller leads");
     let (catalog, leadership) = open_catalog(config, &store, leadership, &*clock).await?;
@@ -143,6 +153,7 @@ impl Running {
     /// Stops serving, then lets the leadership go. False if something did not end in time.
     pub async fn stop(self) -> bool {
         let clean = self.tasks.shutdown(limits::STOP_DEADLINE).await;
+        let clean = self.serving.shutdown(limits::STOP_DEADLINE).await && clean;
         let clean = self.certificates.shutdown(limits::STOP_DEADLINE).await && clean;
         if let Ok(Ok(leadership)) = self.ended.await {
             self.store.resign(leadership).await;
@@ -184,7 +195,7 @@ async fn open_catalog(
 
 fn new_warehouse(config: &Config) -> Result<Warehouse, StartError> {
     let default = ShardCount::new(Config::DEFAULT_SHARDS).map_err(|error| StartError(error.to_string()))?;
-    let secret = || Uuid::new_v4().simple().to_string();
+    let secret = || Secret::new(Uuid::new_v4().simple().to_string());
     Ok(Warehouse {
         id: WarehouseId::random(),
         shards: config.shards.unwrap_or(default),

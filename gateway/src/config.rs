@@ -5,14 +5,13 @@ use std::net::SocketAddr;
 
 use clap::Parser;
 use moorhouse_catalog::GroupName;
-use moorhouse_security::{Dialer, TlsFlags};
-use tonic::transport::Endpoint;
+use moorhouse_security::{Dialer, TlsFlags, controller_urls};
 
 /// The endpoints of Moorhouse's compute groups: ClickHouse HTTP and native protocol in, statements routed out.
 #[derive(Debug, Parser)]
 #[command(name = "moorhouse-gateway", version)]
 pub struct Flags {
-    /// The controller's address.
+    /// The controller's address; several with commas between.
     #[arg(long, env = "MOORHOUSE_CONTROLLER", value_name = "http://HOST:PORT")]
     pub controller: String,
     /// A group and where its clients connect; repeat it for further groups.
@@ -42,7 +41,8 @@ pub struct GroupListen {
 /// The flags, checked.
 #[derive(Debug)]
 pub struct Config {
-    pub controller: Endpoint,
+    /// As the flag says it; each URL in it is one.
+    pub controller: String,
     pub groups: Vec<GroupListen>,
     pub metrics: SocketAddr,
     pub tls: TlsFlags,
@@ -70,14 +70,18 @@ impl Flags {
     }
 }
 
-fn controller(text: &str) -> Result<Endpoint, String> {
-    let wrong =
-        || format!("--controller {text:?} is no address: write http://HOST:PORT, or https://HOST:PORT with --tls.");
-    if !text.starts_with("http://") && !text.starts_with("https://") {
-        return Err(wrong());
+/// One URL, or several with commas between.
+fn controller(text: &str) -> Result<String, String> {
+    for url in controller_urls(text) {
+        let has_scheme = url.starts_with("http://") || url.starts_with("https://");
+        let endpoint = Dialer::plaintext().endpoint(url).ok().filter(|e| has_scheme && e.uri().port().is_some());
+        if endpoint.is_none() {
+            return Err(format!(
+                "--controller {url:?} is no address: write http://HOST:PORT, or https://HOST:PORT with --tls."
+            ));
+        }
     }
-    let endpoint = Dialer::plaintext().endpoint(text).map_err(|_| wrong())?;
-    if endpoint.uri().port().is_none() { Err(wrong()) } else { Ok(endpoint) }
+    Ok(text.to_owned())
 }
 
 fn address(flag: &str, text: &str) -> Result<SocketAddr, String> {

@@ -7,8 +7,8 @@ use futures::TryStreamExt;
 use moorhouse_catalog::{ClusterView, DdlStatement, codec};
 use moorhouse_proto::controller_client::ControllerClient;
 use moorhouse_proto::{SubmitDdlRequest, WatchClusterRequest};
-use moorhouse_security::{BEHALF_HEADER, CLIENT_HEADER, Dialer, Expected};
-use tonic::transport::{Channel, Endpoint};
+use moorhouse_security::{BEHALF_HEADER, CLIENT_HEADER, Dialer, LeaderChannel, controller_urls};
+use tonic::transport::Endpoint;
 use tonic::{Code as GrpcCode, Status};
 
 use crate::cluster::Cluster;
@@ -18,17 +18,21 @@ use crate::limits;
 /// Connects when first used, and again whenever needed.
 #[derive(Clone)]
 pub struct Controller {
-    client: ControllerClient<Channel>,
+    client: ControllerClient<LeaderChannel>,
 }
 
 impl Controller {
-    pub fn new(endpoint: Endpoint, dialer: &Dialer) -> Self {
-        let endpoint = endpoint
-            .connect_timeout(limits::CONNECT)
-            .http2_keep_alive_interval(Duration::from_secs(5))
-            .keep_alive_timeout(Duration::from_secs(5))
-            .keep_alive_while_idle(true);
-        Self { client: ControllerClient::new(dialer.channel(&endpoint, Expected::Controller)) }
+    /// `urls`: of one controller, or of several with commas between. Fails for a URL that is none.
+    pub fn new(urls: &str, dialer: &Dialer) -> Result<Self, tonic::transport::Error> {
+        let tune = |endpoint: Endpoint| {
+            endpoint
+                .connect_timeout(limits::CONNECT)
+                .http2_keep_alive_interval(Duration::from_secs(5))
+                .keep_alive_timeout(Duration::from_secs(5))
+                .keep_alive_while_idle(true)
+        };
+        let channel = LeaderChannel::new(dialer.clone(), controller_urls(urls), tune)?;
+        Ok(Self { client: ControllerClient::new(channel) })
     }
 
     /// Keeps `cluster` at the controller's newest view; never returns.

@@ -49,7 +49,8 @@ impl Gateway {
         let (background, clients, upstream) = (TaskGroup::new(), TaskGroup::new(), TaskGroup::new());
         let cluster = Cluster::default();
         let credentials = self.config.tls.open(RoleKind::Gateway, None, &background).map_err(io::Error::other)?;
-        let controller = Controller::new(self.config.controller, &Dialer::from(credentials));
+        let controller = Controller::new(&self.config.controller, &Dialer::from(credentials));
+        let controller = controller.map_err(io::Error::other)?;
         background.spawn("views", controller.clone().follow(cluster.clone()));
         let nodes = http::node_client(&upstream);
         tokio::pin!(stop);

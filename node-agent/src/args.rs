@@ -12,7 +12,7 @@ use moorhouse_security::TlsFlags;
 #[derive(Debug, Clone, Parser)]
 #[command(name = "moorhouse-agent", version)]
 pub struct Args {
-    /// The controller, http://host:port, or https://host:port with --tls
+    /// The controller, http://host:port, or https://host:port with --tls; several with commas between
     #[arg(long, env = "MOORHOUSE_CONTROLLER")]
     pub controller: String,
     /// This node's name, unique in the warehouse and kept over restarts

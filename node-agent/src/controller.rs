@@ -10,11 +10,11 @@ use moorhouse_catalog::{
 };
 use moorhouse_proto as wire;
 use moorhouse_proto::controller_client::ControllerClient as Grpc;
-use moorhouse_security::{Dialer, Expected};
+use moorhouse_security::{Dialer, LeaderChannel, controller_urls};
 use rand::RngExt;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Endpoint;
 use tonic::{Code, Status, Streaming};
 
 use crate::fs::error::FsError;
@@ -36,21 +36,21 @@ pub enum ControllerError {
 pub struct ControllerClient {
     url: String,
     node: NodeName,
-    grpc: Grpc<Channel>,
+    grpc: Grpc<LeaderChannel>,
     incarnation: Arc<AtomicU64>,
 }
 
 impl ControllerClient {
     /// Makes no connection yet.
     pub fn new(url: &str, node: NodeName, dialer: &Dialer) -> Result<Self, ControllerError> {
-        let has_scheme = url.starts_with("http://") || url.starts_with("https://");
-        let endpoint = dialer
-            .endpoint(url)
-            .ok()
-            .filter(|e| has_scheme && e.uri().host().is_some() && e.uri().port().is_some())
-            .ok_or_else(|| ControllerError::BadUrl { url: url.to_string() })?;
-        let endpoint = watched(endpoint.connect_timeout(limits::CONTROLLER_CONNECT));
-        let channel = dialer.channel(&endpoint, Expected::Controller);
+        let bad_url = || ControllerError::BadUrl { url: url.to_string() };
+        for url in controller_urls(url) {
+            let has_scheme = url.starts_with("http://") || url.starts_with("https://");
+            let whole = |e: &Endpoint| has_scheme && e.uri().host().is_some() && e.uri().port().is_some();
+            dialer.endpoint(url).ok().filter(whole).ok_or_else(bad_url)?;
+        }
+        let tune = |endpoint: Endpoint| watched(endpoint.connect_timeout(limits::CONTROLLER_CONNECT));
+        let channel = LeaderChannel::new(dialer.clone(), controller_urls(url), tune).map_err(|_| bad_url())?;
         let grpc = Grpc::new(channel)
             .max_decoding_message_size(limits::GRPC_MESSAGE_BYTES)
             .max_encoding_message_size(limits::GRPC_MESSAGE_BYTES);

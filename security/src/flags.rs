@@ -9,6 +9,7 @@ use moorhouse_base::tasks::TaskGroup;
 use crate::connect::Dialer;
 use crate::files::Credentials;
 use crate::identity::RoleKind;
+use crate::leader::controller_urls;
 
 const REMEDY: &str = "give a certificate with --tls DIR (`moorctl cert` makes one), or say --insecure-plaintext if the \
                       network is trusted";
@@ -39,7 +40,8 @@ impl TlsFlags {
             found.push("--tls and --insecure-plaintext exclude each other: choose one".to_owned());
         }
         found.extend(listen.and_then(|listen| check_listen(listen, self).err()));
-        found.extend(controller.and_then(|url| self.check_controller(url).err()));
+        let urls = controller.into_iter().flat_map(controller_urls);
+        found.extend(urls.filter_map(|url| self.check_controller(url).err()));
         found
     }
 

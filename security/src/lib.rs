@@ -17,6 +17,7 @@ mod accept;
 mod caller;
 mod connect;
 mod guard;
+mod leader;
 
 mod flags;
 pub mod limits;
@@ -29,5 +30,6 @@ pub use connect::{ConnectError, Dialer, Expected};
 pub use files::{Credentials, write_private};
 pub use flags::{Scheme, TlsFlags, check_listen};
 pub use guard::{Guard, GuardLayer};
+pub use leader::{LEADER_HEADER, LeaderChannel, controller_urls, not_leader};
 pub use identity::{Identity, InvalidIdentity, Role, RoleKind};
 pub use material::{CA_FILE, CERTIFICATE_FILE, KEY_FILE, Material, MaterialError};

@@ -15,6 +15,8 @@ pub const LOOK_AT_FILES: Duration = Duration::from_secs(1);
 /// Remaining life of a certificate below which every look warns, at most this often.
 pub const WARN_BEFORE: Duration = Duration::from_secs(14 * 24 * 3600);
 pub const WARN_AGAIN: Duration = Duration::from_secs(3600);
+/// Addresses of controllers that a client keeps, those that standbys have named included.
+pub const CONTROLLERS_KNOWN: usize = 16;
 /// One certificate, key or CA file.
 pub const FILE_BYTES: u64 = 1 << 20;
 /// A certificate request: RSA 4096 with room.

@@ -53,6 +53,8 @@ impl Cluster {
             groups: vec![group("etl"), group("bi")],
             lease: Duration::from_millis(1_500),
             delete_grace_ms: 0,
+            advertise: None,
+            leader_ttl: Duration::from_secs(2),
             tls: TlsFlags::default(),
             issuer: None,
             issue_for: Lifetime::LEAF,
