@@ -5,16 +5,16 @@
 
 use std::sync::Arc;
 
-use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
-use crate::codec::{self, CodecError};
+use crate::codec::{self, CodecError, Record};
 use crate::ids::{
     DdlSeq, FilePath, GroupName, InvalidId, NodeName, ObjectKey, PartPath, Revision, ShardId, SqlName, TableId,
     TableShard, Version,
 };
+use crate::packed::{ChangelogEntry, Layout, LayoutNumber, Layouts, PackedPart};
 use crate::records::{
-    Assignment, Database, DdlTask, DoomedObject, Group, Inode, Manifest, Node, PartChange, Table, Warehouse,
+    Assignment, Database, DdlTask, DoomedObject, Group, Inode, LeavingTable, Node, Table, Warehouse,
 };
 
 /// One write for a store.
@@ -43,10 +43,12 @@ pub enum Entry {
     Database(SqlName, Option<Database>),
     Table(TableId, Option<Table>),
     Ddl(DdlSeq, Option<DdlTask>),
+    Leaving(TableId, Option<LeavingTable>),
+    Layout(TableId, LayoutNumber, Option<Arc<Layout>>),
     Version(TableShard, Option<Version>),
-    Part(TableShard, PartPath, Option<Arc<Manifest>>),
+    Part(TableShard, PartPath, Option<PackedPart>),
     Inode(TableShard, FilePath, Option<Inode>),
-    Change(TableShard, Version, Option<Arc<PartChange>>),
+    Change(TableShard, Version, Option<Arc<ChangelogEntry>>),
     Doomed(ObjectKey, Option<DoomedObject>),
 }
 
@@ -71,6 +73,8 @@ impl Entry {
             Self::Assignment(group, shard, _) => format!("assignment/{group}/{:04}", shard.0),
             Self::Database(name, _) => format!("database/{name}"),
             Self::Table(id, _) => format!("table/{id}"),
+            Self::Leaving(id, _) => format!("leaving/{id}"),
+            Self::Layout(table, number, _) => format!("layout/{table}/{:04}", number.0),
             Self::Ddl(seq, _) => format!("ddl/{:020}", seq.0),
             Self::Version(at, _) => format!("version/{}", place(at)),
             Self::Part(at, path, _) => format!("part/{}/{path}", place(at)),
@@ -91,9 +95,11 @@ impl Entry {
             Self::Assignment(_, _, record) => record.as_ref().map(codec::encode),
             Self::Database(_, record) => record.as_ref().map(codec::encode),
             Self::Table(_, record) => record.as_ref().map(codec::encode),
+            Self::Leaving(_, record) => record.as_ref().map(codec::encode),
+            Self::Layout(_, _, layout) => layout.as_ref().map(|layout| layout.to_record()),
             Self::Ddl(_, record) => record.as_ref().map(codec::encode),
             Self::Version(_, record) => record.as_ref().map(codec::encode),
-            Self::Part(_, _, record) => record.as_deref().map(codec::encode),
+            Self::Part(_, _, part) => part.as_ref().map(|part| part.record().to_vec()),
             Self::Inode(_, _, record) => record.as_ref().map(codec::encode),
             Self::Change(_, _, record) => record.as_deref().map(codec::encode),
             Self::Doomed(_, record) => record.as_ref().map(codec::encode),
@@ -108,10 +114,11 @@ impl Entry {
         }
     }
 
-    /// Reads what [`Entry::key`] and [`Entry::value`] gave.
-    pub fn read(key: &[u8], value: &[u8]) -> Result<Self, LoadError> {
+    /// Reads what [`Entry::key`] and [`Entry::value`] gave. A part's layout must be among `layouts`.
+    pub fn read(key: &[u8], value: &[u8], layouts: &Layouts) -> Result<Self, LoadError> {
         let text = String::from_utf8_lossy(key).into_owned();
         let unknown = || LoadError::UnknownKey(text.clone());
+        let bad_record = |source| LoadError::BadRecord { key: text.clone(), source };
         let bad_key = |source| LoadError::BadKey { key: text.clone(), source };
         let (kind, rest) = text.split_once('/').unwrap_or((&text, ""));
         Ok(match kind {
@@ -126,11 +133,23 @@ impl Entry {
             }
             "database" => Self::Database(SqlName::new(rest).map_err(bad_key)?, record(&text, value)?),
             "table" => Self::Table(TableId(Uuid::try_parse(rest).map_err(|_| unknown())?), record(&text, value)?),
+            "leaving" => {
+                Self::Leaving(TableId(Uuid::try_parse(rest).map_err(|_| unknown())?), record(&text, value)?)
+            }
+            "layout" => {
+                let (table, number) = rest.split_once('/').ok_or_else(unknown)?;
+                let table = TableId(Uuid::try_parse(table).map_err(|_| unknown())?);
+                let number = LayoutNumber(number.parse().map_err(|_| unknown())?);
+                let layout = Layout::from_record(number, value).map_err(bad_record)?;
+                Self::Layout(table, number, Some(Arc::new(layout)))
+            }
             "ddl" => Self::Ddl(DdlSeq(rest.parse().map_err(|_| unknown())?), record(&text, value)?),
             "version" => Self::Version(read_place(rest).ok_or_else(unknown)?.0, record(&text, value)?),
             "part" => {
                 let (at, path) = read_place(rest).ok_or_else(unknown)?;
-                Self::Part(at, PartPath::new(path).map_err(bad_key)?, record(&text, value)?.map(Arc::new))
+                let path = PartPath::new(path).map_err(bad_key)?;
+                let part = PackedPart::read(at, &path, value, |number| layouts.get(at.table, number));
+                Self::Part(at, path, Some(part.map_err(bad_record)?))
             }
             "inode" => {
                 let (at, path) = read_place(rest).ok_or_else(unknown)?;
@@ -159,6 +178,6 @@ fn read_place(rest: &str) -> Option<(TableShard, &str)> {
     Some((TableShard { table, shard }, fields.next().unwrap_or("")))
 }
 
-fn record<T: DeserializeOwned>(key: &str, value: &[u8]) -> Result<Option<T>, LoadError> {
+fn record<T: Record>(key: &str, value: &[u8]) -> Result<Option<T>, LoadError> {
     codec::decode(value).map(Some).map_err(|source| LoadError::BadRecord { key: key.to_owned(), source })
 }

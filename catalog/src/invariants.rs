@@ -3,7 +3,7 @@
 //! [`check_touched`] runs over what a command touched, in debug and release builds, before its writes leave the catalog;
 //! [`check_all`] runs over a whole state.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::entry::Entry;
 use crate::ids::{ObjectKey, PartPath, TableShard, Version};
@@ -23,20 +23,30 @@ type Check = Result<(), Violation>;
 
 /// `before[i]` is what `after[i]` replaced, in the order of the changes.
 pub fn check_touched(catalog: &Catalog, before: &[Entry], after: &[Entry]) -> Check {
-    let mut shards = BTreeSet::new();
+    let mut shards: BTreeMap<TableShard, BTreeSet<String>> = BTreeMap::new();
     for (old, new) in before.iter().zip(after) {
         epoch_never_goes_back(old, new)?;
         revision_never_goes_back(old, new)?;
         match new {
             Entry::Part(at, path, part) => {
-                shards.insert(*at);
+                let partitions = shards.entry(*at).or_default();
+                partitions.extend(PartInfo::parse(path.as_str()).map(|part| part.partition));
                 if let Some(part) = part {
-                    staged_on_known_node(catalog, *at, part)?;
-                    stored_is_not_doomed(catalog, *at, part)?;
+                    let part = part.open(*at, path);
+                    staged_on_known_node(catalog, *at, &part)?;
+                    stored_is_not_doomed(catalog, *at, &part)?;
                 }
                 dropped_table_leaves_no_part(catalog, *at, path)?;
             }
-            Entry::Version(at, _) | Entry::Inode(at, ..) | Entry::Change(at, ..) => drop(shards.insert(*at)),
+            Entry::Version(at, _) => {
+                version_never_goes_back(catalog, old, new)?;
+                shards.entry(*at).or_default();
+            }
+            Entry::Layout(table, _, None) => {
+                let known = catalog.directory().tables.contains_key(table);
+                hold("layout_lives_as_long_as_its_table", !known, || format!("table {table}"))?;
+            }
+            Entry::Inode(at, ..) | Entry::Change(at, ..) => drop(shards.entry(*at).or_default()),
             Entry::Doomed(object, Some(_)) => doomed_is_not_referenced(catalog, object)?,
             Entry::Node(name, None) => removed_node_is_not_used(catalog, name)?,
             Entry::Assignment(group, shard, Some(a)) => {
@@ -46,10 +56,12 @@ pub fn check_touched(catalog: &Catalog, before: &[Entry], after: &[Entry]) -> Ch
             _ => {}
         }
     }
-    for at in shards {
-        if let Some(shard) = catalog.shards().get(&at) {
+    for (at, partitions) in shards {
+        if let Some(shard) = catalog.live_shard(at) {
             changelog_has_no_gap(at, shard)?;
-            active_parts_are_disjoint(at, shard)?;
+            for partition in partitions {
+                active_parts_are_disjoint(at, shard.parts_of(&partition))?;
+            }
         }
     }
     Ok(())
@@ -61,12 +73,14 @@ pub fn check_all(catalog: &Catalog) -> Check {
         assigned_to_node_of_group(catalog, assignment)?;
     }
     for (at, shard) in catalog.shards() {
-        changelog_has_no_gap(*at, shard)?;
-        active_parts_are_disjoint(*at, shard)?;
-        for (path, part) in &shard.parts {
-            dropped_table_leaves_no_part(catalog, *at, path)?;
-            staged_on_known_node(catalog, *at, part)?;
-            stored_is_not_doomed(catalog, *at, part)?;
+        if catalog.live_shard(*at).is_some() {
+            changelog_has_no_gap(*at, shard)?;
+            active_parts_are_disjoint(*at, shard.parts.keys())?;
+        }
+        for part in shard.manifests(*at) {
+            dropped_table_leaves_no_part(catalog, *at, &part.part)?;
+            staged_on_known_node(catalog, *at, &part)?;
+            stored_is_not_doomed(catalog, *at, &part)?;
         }
     }
     Ok(())
@@ -86,6 +100,12 @@ fn epoch_never_goes_back(before: &Entry, after: &Entry) -> Check {
 fn revision_never_goes_back(before: &Entry, after: &Entry) -> Check {
     let (Entry::Revision(old), Entry::Revision(new)) = (before, after) else { return Ok(()) };
     hold("revision_never_goes_back", new > old, || format!("{old:?} becomes {new:?}"))
+}
+
+fn version_never_goes_back(catalog: &Catalog, before: &Entry, after: &Entry) -> Check {
+    let (Entry::Version(at, old), Entry::Version(_, new)) = (before, after) else { return Ok(()) };
+    let forward = new > old || !catalog.directory().tables.contains_key(&at.table);
+    hold("version_never_goes_back", forward, || format!("{at}: {old:?} becomes {new:?}"))
 }
 
 /// The map's key makes the assignment of a (group, shard) the only one; this makes it a sensible one.
@@ -116,8 +136,8 @@ fn changelog_has_no_gap(at: TableShard, shard: &Shard) -> Check {
 }
 
 /// Two active parts with common blocks would give rows twice. A part that covers a newer one wrongly shows here too.
-fn active_parts_are_disjoint(at: TableShard, shard: &Shard) -> Check {
-    let active = parts::active(shard.parts.keys().map(PartPath::as_str));
+fn active_parts_are_disjoint<'a>(at: TableShard, parts: impl Iterator<Item = &'a PartPath>) -> Check {
+    let active = parts::active(parts.map(PartPath::as_str));
     let read: Vec<PartInfo> = active.iter().filter_map(|name| PartInfo::parse(name)).collect();
     // Sorted by partition and first block, so that only neighbours can be the first to overlap.
     let overlap = read.windows(2).position(|pair| pair[0].overlaps(&pair[1]));
@@ -127,7 +147,11 @@ fn active_parts_are_disjoint(at: TableShard, shard: &Shard) -> Check {
     })
 }
 
+/// Nobody asks any more where the bytes of a dropped table are.
 fn staged_on_known_node(catalog: &Catalog, at: TableShard, part: &Manifest) -> Check {
+    if !catalog.directory().tables.contains_key(&at.table) {
+        return Ok(());
+    }
     for file in &part.files {
         if let Location::Staged { node } = &file.location {
             hold("staged_on_known_node", catalog.directory().nodes.contains_key(node), || {
@@ -150,11 +174,11 @@ fn stored_is_not_doomed(catalog: &Catalog, at: TableShard, part: &Manifest) -> C
 }
 
 fn doomed_is_not_referenced(catalog: &Catalog, object: &ObjectKey) -> Check {
-    hold("doomed_is_not_referenced", !catalog.references().contains_key(object), || object.to_string())
+    hold("doomed_is_not_referenced", !catalog.is_referenced(object), || object.to_string())
 }
 
 fn dropped_table_leaves_no_part(catalog: &Catalog, at: TableShard, path: &PartPath) -> Check {
     let there = catalog.shards().get(&at).is_some_and(|shard| shard.parts.contains_key(path));
-    let known = catalog.directory().tables.contains_key(&at.table);
+    let known = catalog.is_known(at.table);
     hold("dropped_table_leaves_no_part", known || !there, || format!("{at}: {path}"))
 }

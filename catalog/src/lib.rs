@@ -7,6 +7,7 @@ pub mod records;
 
 pub mod codec;
 pub mod minted;
+pub mod packed;
 pub mod parts;
 pub mod placement;
 
@@ -19,5 +20,6 @@ pub mod views;
 pub mod store;
 
 pub use ids::*;
+pub use packed::{ChangelogEntry, CommitToken, PackedPart};
 pub use records::*;
 pub use views::*;

@@ -217,6 +217,12 @@ pub struct TableShardSnapshot {
     pub inodes: Vec<Inode>,
 }
 
+/// A dropped table that still has records: they are removed in small steps, between the commits of others.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeavingTable {
+    pub id: TableId,
+}
+
 /// Bytes that nothing refers to any more, to be deleted from the bucket once `not_before_ms` has passed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DoomedObject {

@@ -5,6 +5,7 @@
 //! written is what a later leader finds. The caller makes the writes of several commands durable together, and
 //! reloads if that fails.
 
+mod catch_up;
 mod cluster;
 mod command;
 mod commit;
@@ -18,6 +19,8 @@ mod tests;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use sha2::{Digest, Sha256};
+
 pub use command::{CatalogError, Command, CommitParts, CompleteMove, Fence, Reply};
 
 use crate::directory::Directory;
@@ -26,7 +29,8 @@ use crate::ids::{
     BlobId, DdlSeq, FilePath, NodeName, ObjectKey, PartPath, Revision, ShardId, TableId, TableShard, Version,
 };
 use crate::invariants;
-use crate::records::{DdlTask, DoomedObject, Inode, Location, Manifest, PartChange};
+use crate::packed::{self, ChangelogEntry, Layouts, PackedPart};
+use crate::records::{DdlTask, DoomedObject, Inode, LeavingTable, Location, Manifest, PartChange};
 use plan::Plan;
 
 /// Bounds that the state keeps.
@@ -38,6 +42,10 @@ pub struct Limits {
     pub ddl_kept: usize,
     /// One encoded record. Below etcd's request limit, so that every record fits into some transaction.
     pub record_bytes: usize,
+    /// Writes of one step of removing a dropped table: what etcd takes in one transaction, with room for others.
+    pub drop_step: usize,
+    /// Sets of file names that the parts of a table share; further ones stand in the parts themselves.
+    pub layouts_a_table: u32,
     /// How long an object outlives its last reference.
     pub delete_grace_ms: u64,
     /// How long an object may lie in the bucket before anything refers to it: see [`crate::minted`].
@@ -50,6 +58,8 @@ impl Default for Limits {
             changes_kept: 128,
             ddl_kept: 1_000,
             record_bytes: 1 << 20,
+            drop_step: 96,
+            layouts_a_table: 64,
             delete_grace_ms: 3_600_000,
             orphan_grace_ms: 7_200_000,
         }
@@ -60,10 +70,10 @@ impl Default for Limits {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shard {
     pub version: Version,
-    pub parts: BTreeMap<PartPath, Arc<Manifest>>,
+    pub parts: BTreeMap<PartPath, PackedPart>,
     pub inodes: BTreeMap<FilePath, Inode>,
     /// The newest changes, without gaps up to `version`.
-    pub changes: BTreeMap<Version, Arc<PartChange>>,
+    pub changes: BTreeMap<Version, Arc<ChangelogEntry>>,
 }
 
 impl Shard {
@@ -72,6 +82,23 @@ impl Shard {
 
     fn is_empty(&self) -> bool {
         self.version == Version(0) && self.parts.is_empty() && self.inodes.is_empty() && self.changes.is_empty()
+    }
+
+    pub fn manifest(&self, at: TableShard, path: &PartPath) -> Option<Manifest> {
+        Some(self.parts.get(path)?.open(at, path))
+    }
+
+    /// Every part, opened. `at` is this table shard.
+    pub fn manifests(&self, at: TableShard) -> impl Iterator<Item = Manifest> {
+        self.parts.iter().map(move |(path, part)| part.open(at, path))
+    }
+
+    /// Names that may be parts of a partition. The order of names keeps them together.
+    pub fn parts_of(&self, partition: &str) -> impl Iterator<Item = &PartPath> {
+        let prefix = format!("{partition}_");
+        let from = PartPath::new(prefix.as_str()).ok();
+        let range = from.map(|from| self.parts.range(from..));
+        range.into_iter().flatten().map(|(path, _)| path).take_while(move |path| path.as_str().starts_with(&prefix))
     }
 
     /// Names of the parts that no other covers.
@@ -100,10 +127,13 @@ pub struct Catalog {
     limits: Limits,
     directory: Arc<Directory>,
     ddl: BTreeMap<DdlSeq, DdlTask>,
+    /// Tables that are dropped and not yet removed.
+    leaving: BTreeMap<TableId, LeavingTable>,
+    layouts: Layouts,
     shards: BTreeMap<TableShard, Shard>,
     doomed: BTreeMap<ObjectKey, DoomedObject>,
     /// References from parts to each object. Not stored: counted while loading.
-    references: BTreeMap<ObjectKey, u64>,
+    references: References,
 }
 
 impl Catalog {
@@ -112,9 +142,11 @@ impl Catalog {
             limits,
             directory: Arc::new(Directory::empty()),
             ddl: BTreeMap::new(),
+            leaving: BTreeMap::new(),
+            layouts: Layouts::default(),
             shards: BTreeMap::new(),
             doomed: BTreeMap::new(),
-            references: BTreeMap::new(),
+            references: References::default(),
         }
     }
 
@@ -124,8 +156,12 @@ impl Catalog {
         records: impl IntoIterator<Item = (&'a [u8], &'a [u8])>,
     ) -> Result<Self, LoadError> {
         let mut catalog = Self::empty(limits);
-        for (key, value) in records {
-            catalog.set(Entry::read(key, value)?);
+        // Parts are read with their layouts.
+        let is_layout = |(key, _): &(&[u8], &[u8])| key.starts_with(b"layout/");
+        let (layouts, others): (Vec<_>, Vec<_>) = records.into_iter().partition(is_layout);
+        for (key, value) in layouts.into_iter().chain(others) {
+            let entry = Entry::read(key, value, &catalog.layouts)?;
+            catalog.set(entry);
         }
         Ok(catalog)
     }
@@ -161,6 +197,7 @@ impl Catalog {
             Command::DropDatabase { database, if_exists } => plan.drop_database(database, if_exists),
             Command::CreateTable { table, if_not_exists } => plan.create_table(*table, if_not_exists),
             Command::ActivateTable(table) => plan.activate_table(table),
+            Command::ClearLeaving => plan.clear_leaving(),
             Command::DropTable { database, name, if_exists } => plan.drop_table(database, name, if_exists),
             Command::CommitParts(commit) => plan.commit_parts(commit),
             Command::BeginMove { group, shard, to } => plan.begin_move(group, shard, to),
@@ -223,6 +260,11 @@ impl Catalog {
                 Arc::make_mut(&mut self.directory).ddl_seq = newest;
                 Entry::Ddl(seq, old)
             }
+            Entry::Leaving(key, new) => {
+                let old = put(&mut self.leaving, key, new);
+                Entry::Leaving(key, old)
+            }
+            Entry::Layout(table, number, new) => Entry::Layout(table, number, self.layouts.set(table, number, new)),
             Entry::Doomed(key, new) => {
                 let old = put(&mut self.doomed, key.clone(), new);
                 Entry::Doomed(key, old)
@@ -242,9 +284,13 @@ impl Catalog {
                 Entry::Version(at, (old != Version(0)).then_some(old))
             }
             Entry::Part(at, path, new) => {
-                count_references(&mut self.references, new.as_deref(), true);
+                for object in new.iter().flat_map(|part| part.objects(at, &path)) {
+                    self.references.add(&object);
+                }
                 let old = put(&mut shard.parts, path.clone(), new);
-                count_references(&mut self.references, old.as_deref(), false);
+                for object in old.iter().flat_map(|part| part.objects(at, &path)) {
+                    self.references.take(&object);
+                }
                 Entry::Part(at, path, old)
             }
             Entry::Inode(at, path, new) => {
@@ -268,25 +314,33 @@ fn put<K: Ord, V>(map: &mut BTreeMap<K, V>, key: K, new: Option<V>) -> Option<V>
     }
 }
 
-fn count_references(references: &mut BTreeMap<ObjectKey, u64>, part: Option<&Manifest>, added: bool) {
-    for object in part.into_iter().flat_map(objects_of) {
-        if added {
-            *references.entry(object.clone()).or_insert(0) += 1;
-        } else if let Some(count) = references.get_mut(object) {
+/// How many parts refer to each object, by the first half of the SHA-256 of its key: keys are long.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct References(BTreeMap<[u8; 16], u32>);
+
+impl References {
+    fn digest(object: &ObjectKey) -> [u8; 16] {
+        let digest = Sha256::digest(object.as_str());
+        std::array::from_fn(|i| digest[i])
+    }
+
+    fn add(&mut self, object: &ObjectKey) {
+        *self.0.entry(Self::digest(object)).or_insert(0) += 1;
+    }
+
+    fn take(&mut self, object: &ObjectKey) {
+        let digest = Self::digest(object);
+        if let Some(count) = self.0.get_mut(&digest) {
             *count -= 1;
             if *count == 0 {
-                references.remove(object);
+                self.0.remove(&digest);
             }
         }
     }
-}
 
-/// One item for each file that is stored.
-fn objects_of(part: &Manifest) -> impl Iterator<Item = &ObjectKey> {
-    part.files.iter().filter_map(|file| match &file.location {
-        Location::Stored { object, .. } => Some(object),
-        Location::Staged { .. } => None,
-    })
+    fn count(&self, object: &ObjectKey) -> u64 {
+        self.0.get(&Self::digest(object)).copied().unwrap_or(0).into()
+    }
 }
 
 /// Reading.
@@ -322,32 +376,60 @@ impl Catalog {
         Some(self.shards.get(&at).unwrap_or(EMPTY))
     }
 
-    /// What came after `version`, oldest first.
-    pub fn changes_since(
-        &self,
-        at: TableShard,
-        version: Version,
-    ) -> Result<Vec<(Version, Arc<PartChange>)>, SnapshotRequired> {
+    /// One change that leads from `version` to the newest, which is named; the change is empty at the newest.
+    pub fn changes_since(&self, at: TableShard, version: Version) -> Result<(Version, PartChange), SnapshotRequired> {
         let shard = self.shard(at).ok_or(SnapshotRequired)?;
         let reaches_back = version == shard.version || shard.changes.contains_key(&version.next());
         if version > shard.version || !reaches_back {
             return Err(SnapshotRequired);
         }
-        Ok(shard.changes.range(version.next()..).map(|(v, change)| (*v, Arc::clone(change))).collect())
+        catch_up::since(shard, at, version).map(|change| (shard.version, change)).ok_or(SnapshotRequired)
+    }
+
+    /// A table shard whole, in pages of about so many bytes, each a record of a [`crate::TableShardSnapshot`] with some
+    /// of the parts.
+    pub fn snapshot_pages(&self, at: TableShard, page_bytes: usize) -> Option<Vec<Vec<u8>>> {
+        let shard = self.shard(at)?;
+        Some(packed::encode_snapshot(at, shard, self.layouts.of(at.table).cloned(), page_bytes))
     }
 
     /// Blobs whose only bytes are on `node`, each once.
     pub fn staged_on(&self, node: &NodeName) -> Vec<BlobId> {
-        let files = self.shards.values().flat_map(|shard| shard.parts.values()).flat_map(|part| &part.files);
-        let staged = |location: &Location| matches!(location, Location::Staged { node: at } if at == node);
-        let mut blobs: Vec<BlobId> = files.filter(|file| staged(&file.location)).map(|file| file.blob).collect();
+        let mut blobs: Vec<BlobId> = Vec::new();
+        for (at, shard) in self.live_shards() {
+            for (path, part) in shard.parts.iter().filter(|(_, part)| part.may_be_staged_on(node)) {
+                let staged = |location: &Location| matches!(location, Location::Staged { node: on } if on == node);
+                blobs.extend(part.open(at, path).files.iter().filter(|f| staged(&f.location)).map(|file| file.blob));
+            }
+        }
         blobs.sort_unstable();
         blobs.dedup();
         blobs
     }
 
-    pub(crate) fn references(&self) -> &BTreeMap<ObjectKey, u64> {
-        &self.references
+    /// Table shards of tables that are not dropped.
+    pub fn live_shards(&self) -> impl Iterator<Item = (TableShard, &Shard)> {
+        let live = |at: &TableShard| self.directory.tables.contains_key(&at.table);
+        self.shards.iter().filter(move |(at, _)| live(at)).map(|(at, shard)| (*at, shard))
+    }
+
+    /// `None` also for what is left of a dropped table.
+    pub(crate) fn live_shard(&self, at: TableShard) -> Option<&Shard> {
+        self.shards.get(&at).filter(|_| self.directory.tables.contains_key(&at.table))
+    }
+
+    /// Dropped tables whose records are still being removed.
+    pub fn leaving(&self) -> usize {
+        self.leaving.len()
+    }
+
+    /// There, or dropped and being removed.
+    pub(crate) fn is_known(&self, table: TableId) -> bool {
+        self.directory.tables.contains_key(&table) || self.leaving.contains_key(&table)
+    }
+
+    pub(crate) fn is_referenced(&self, object: &ObjectKey) -> bool {
+        self.references.count(object) > 0
     }
 
     fn table_shards(&self, table: TableId) -> impl Iterator<Item = (&TableShard, &Shard)> {

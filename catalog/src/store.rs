@@ -49,8 +49,8 @@ pub struct Leadership {
 }
 
 impl Leadership {
-    /// `lost` is cancelled by the store, `release` when the leader lets go.
-    fn new(term: u64, lost: CancellationToken, release: CancellationToken) -> Self {
+    /// For stores: `lost` is cancelled by the store, `release` when the leader lets go.
+    pub fn new(term: u64, lost: CancellationToken, release: CancellationToken) -> Self {
         Self { term, lost, _release: release.drop_guard() }
     }
 
@@ -83,6 +83,11 @@ pub trait Store: Send + Sync + 'static {
     /// Gives the leadership back, so that the next leader need not wait for the lease to end.
     async fn resign(&self, leadership: Leadership) {
         drop(leadership);
+    }
+
+    /// What the leader called itself when it was a candidate; `None` if nobody leads, or the store does not tell.
+    async fn leader(&self) -> Result<Option<String>, StoreError> {
+        Ok(None)
     }
 
     /// For people, without secrets.

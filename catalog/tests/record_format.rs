@@ -1,15 +1,18 @@
-//! Golden test of the record format: what older builds have written must stay readable, and be written the same.
+//! Golden test of the record formats: what older builds have written must stay readable, and what this build writes is written
+//! the same by the next.
 //!
-//! `record_format.txt` has one record a line: key, then value, as they lie in a store. Changing a line breaks existing
-//! warehouses; new fields take a default and appear in new lines.
+//! `record_format.txt` has the records that are JSON, those of older builds among them, one a line: key, then value, as
+//! they lie in a store. `packed_format.txt` has the packed ones, values in hex. Changing a line breaks existing warehouses;
+//! new fields take a default and appear in new lines.
 
-use std::sync::Arc;
-
-use moorhouse_catalog::entry::Entry;
+use moorhouse_catalog::entry::{Entry, Write};
+use moorhouse_catalog::packed::Layouts;
+use moorhouse_catalog::state::{Catalog, Command, CommitParts, Limits};
 use moorhouse_catalog::*;
 use uuid::Uuid;
 
 const GOLDEN: &str = include_str!("record_format.txt");
+const PACKED: &str = include_str!("packed_format.txt");
 
 fn id(number: u128) -> Uuid {
     Uuid::from_u128(number)
@@ -113,54 +116,142 @@ fn tables() -> Vec<Entry> {
     entries
 }
 
-fn parts() -> Vec<Entry> {
-    let at = TableShard { table: TableId(id(7)), shard: ShardId(3) };
-    let path = FilePath::new("deduplication_logs/log.txt").expect("valid");
-    let inode = Inode { path: path.clone(), content: b"1\n".to_vec() };
+fn at() -> TableShard {
+    TableShard { table: TableId(id(7)), shard: ShardId(3) }
+}
+
+fn inode() -> Inode {
+    Inode { path: FilePath::new("deduplication_logs/log.txt").expect("valid"), content: b"1\n".to_vec() }
+}
+
+fn change() -> PartChange {
     let object = ObjectKey::new("parts/7/0003/x").expect("valid");
-    let change = PartChange {
+    PartChange {
         removed: vec![PartPath::new("detached/all_9_9_0").expect("valid")],
         added: vec![manifest()],
         relocated: vec![Relocation {
             blob: BlobId(id(11)),
-            location: Location::Stored { object: object.clone(), offset: 0, crc32c: 1 },
+            location: Location::Stored { object, offset: 0, crc32c: 1 },
         }],
-        inodes_removed: vec![path.clone()],
-        inodes_put: vec![inode.clone()],
-    };
+        inodes_removed: vec![inode().path],
+        inodes_put: vec![inode()],
+    }
+}
+
+fn small() -> Vec<Entry> {
+    let object = ObjectKey::new("parts/7/0003/x").expect("valid");
     vec![
-        Entry::Version(at, Some(Version(12))),
-        Entry::Part(at, manifest().part, Some(Arc::new(manifest()))),
-        Entry::Inode(at, path, Some(inode)),
-        Entry::Change(at, Version(11), Some(Arc::new(PartChange::default()))),
-        Entry::Change(at, Version(12), Some(Arc::new(change))),
+        Entry::Version(at(), Some(Version(12))),
         Entry::Doomed(object.clone(), Some(DoomedObject { object, not_before_ms: 5 })),
+        Entry::Leaving(TableId(id(9)), Some(LeavingTable { id: TableId(id(9)) })),
     ]
 }
 
-fn line(entry: &Entry) -> String {
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("keys and records are text");
-    format!("{} {}", text(entry.key()), text(entry.value().expect("present")))
+/// Key and value of each line.
+fn lines(golden: &str) -> Vec<(&str, &str)> {
+    // A key may have a blank in an SQL name, but a value begins with the format and a brace or number.
+    golden.lines().map(|line| line.split_once(" 1").expect("key and value")).collect()
+}
+
+fn golden(key: &str) -> Vec<u8> {
+    let found = lines(GOLDEN).into_iter().find(|(k, _)| *k == key).unwrap_or_else(|| panic!("{key}"));
+    format!("1{}", found.1).into_bytes()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn unhex(text: &str) -> Vec<u8> {
+    let digits = (0..text.len()).step_by(2).map(|i| u8::from_str_radix(&text[i..i + 2], 16));
+    digits.collect::<Result<_, _>>().expect("hex digits")
 }
 
 #[test]
 fn records_are_written_as_ever() {
-    let entries: Vec<Entry> = [cluster(), tables(), parts()].concat();
-    let written: Vec<String> = entries.iter().map(line).collect();
-    if GOLDEN.lines().collect::<Vec<_>>() != written {
-        panic!("the format has changed; if that is meant, the file is to be:\n{}\n", written.join("\n"));
-    }
+    let line = |entry: &Entry| {
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("keys and records are text");
+        format!("{} {}", text(entry.key()), text(entry.value().expect("present")))
+    };
+    let written: Vec<String> = [cluster(), tables(), small()].concat().iter().map(line).collect();
+    let known: Vec<&str> = GOLDEN.lines().collect();
+    let missing: Vec<&String> = written.iter().filter(|line| !known.contains(&line.as_str())).collect();
+    assert!(missing.is_empty(), "the format has changed; if that is meant, the file is to have:\n{missing:#?}");
 }
 
 #[test]
 fn records_of_older_builds_are_read() {
-    let entries: Vec<Entry> = [cluster(), tables(), parts()].concat();
-    for (line, entry) in GOLDEN.lines().zip(entries) {
-        // A key may have a blank in an SQL name, but a value begins with the format and a brace or number.
-        let (key, value) = line.split_once(" 1").expect("key and value");
-        let value = format!("1{value}");
-        assert_eq!(Entry::read(key.as_bytes(), value.as_bytes()).expect(line), entry);
+    let entries: Vec<Entry> = [cluster(), tables(), small()].concat();
+    for entry in entries.iter().filter(|entry| !matches!(entry, Entry::Table(..))) {
+        let key = String::from_utf8(entry.key()).expect("text");
+        assert_eq!(Entry::read(&entry.key(), &golden(&key), &Layouts::default()).expect(&key), *entry);
     }
+    let part = "part/00000000-0000-0000-0000-000000000007/0003/all_1_4_1";
+    let Ok(Entry::Part(_, path, Some(packed))) = Entry::read(part.as_bytes(), &golden(part), &Layouts::default())
+    else {
+        panic!("a part of an older build");
+    };
+    assert_eq!(packed.open(at(), &path), manifest());
+    let file = "inode/00000000-0000-0000-0000-000000000007/0003/deduplication_logs/log.txt";
+    let read = Entry::read(file.as_bytes(), &golden(file), &Layouts::default()).expect("an inode");
+    assert_eq!(read, Entry::Inode(at(), inode().path, Some(inode())));
+    let entry = "change/00000000-0000-0000-0000-000000000007/0003/00000000000000000012";
+    let Ok(Entry::Change(_, _, Some(read))) = Entry::read(entry.as_bytes(), &golden(entry), &Layouts::default()) else {
+        panic!("a change of an older build");
+    };
+    assert!(read.opaque, "it has relocations without the names of their parts");
+    assert_eq!(read.added, [manifest().part]);
+    assert_eq!(codec::decode::<PartChange>(&golden(entry)).expect("as it travelled"), change());
+}
+
+#[test]
+fn packed_records_are_written_and_read_as_ever() {
+    let mut catalog = Catalog::empty(Limits::default());
+    let mut written = Vec::new();
+    let mut apply = |command| {
+        let applied = catalog.apply(command, 5).expect("applies");
+        written.extend(applied.writes.into_iter().filter_map(|write| match write {
+            Write::Put { key, value } => Some((String::from_utf8(key).expect("text"), value)),
+            Write::Delete { .. } => None,
+        }));
+    };
+    let entries = [cluster(), tables()].concat();
+    let warehouse = entries.iter().find_map(|e| if let Entry::Warehouse(w) = e { w.clone() } else { None });
+    apply(Command::CreateWarehouse(warehouse.expect("among them")));
+    apply(Command::CreateGroup(GroupName::new("etl").expect("valid")));
+    let node = entries.iter().find_map(|e| if let Entry::Node(_, n) = e { n.clone() } else { None });
+    apply(Command::RegisterNode(node.expect("among them")));
+    let table = entries.iter().find_map(|e| if let Entry::Table(_, t) = e { t.clone() } else { None });
+    let table = Table { database: SqlName::new("default").expect("valid"), ..table.expect("among them") };
+    apply(Command::CreateTable { table: Box::new(table), if_not_exists: false });
+    let own = ObjectKey::new(format!("parts/{}/3/all_5_5_0-{}", at().table, id(99).simple())).expect("valid");
+    let stored = |offset| Location::Stored { object: own.clone(), offset, crc32c: 77 };
+    let whole = Manifest {
+        part: PartPath::new("all_5_5_0").expect("valid"),
+        files: vec![file(21, "b.bin", stored(42)), file(22, "a.txt", stored(0)), file(23, "c.bin", stored(84))],
+        ..manifest()
+    };
+    let change = PartChange { added: vec![manifest(), whole.clone()], inodes_put: vec![inode()], ..PartChange::default() };
+    let token = CommitToken::from_wire(&[7; 16]).expect("16 bytes");
+    let (node, incarnation) = (NodeName::new("etl-0").expect("valid"), Incarnation(1));
+    apply(Command::CommitParts(CommitParts { node, incarnation, epoch: Epoch(1), at: at(), change, token }));
+    let packed = |key: &str| ["layout/", "part/", "inode/", "change/"].iter().any(|kind| key.starts_with(kind));
+    let lines: Vec<String> =
+        written.iter().filter(|(key, _)| packed(key)).map(|(key, value)| format!("{key} {}", hex(value))).collect();
+    assert_eq!(PACKED.lines().collect::<Vec<_>>(), lines, "if that is meant, the file is to be:\n{}\n", lines.join("\n"));
+
+    let golden: Vec<(String, Vec<u8>)> = PACKED
+        .lines()
+        .map(|line| line.split_once(' ').expect("key and value"))
+        .map(|(key, value)| (key.to_owned(), unhex(value)))
+        .collect();
+    let rest = written.iter().filter(|(key, _)| !packed(key)).cloned();
+    let records: Vec<(String, Vec<u8>)> = rest.chain(golden).collect();
+    let records = records.iter().map(|(key, value)| (key.as_bytes(), value.as_slice()));
+    let loaded = Catalog::load(Limits::default(), records).expect("loads");
+    assert_eq!(loaded, catalog);
+    let shard = loaded.shard(at()).expect("there");
+    assert_eq!(shard.manifests(at()).collect::<Vec<_>>(), [manifest(), whole]);
 }
 
 #[test]
@@ -172,7 +263,11 @@ fn what_is_not_known_is_refused() {
         ("group/x", "1{"),
         ("group/x", ""),
         ("part/7/0003/x", "1{}"),
+        ("part/00000000-0000-0000-0000-000000000007/0003/all_1_1_0", "2short"),
+        ("part/00000000-0000-0000-0000-000000000007/0003/all_1_1_0", "3{}"),
     ] {
-        Entry::read(key.as_bytes(), value.as_bytes()).expect_err(&format!("{key} {value}"));
+        Entry::read(key.as_bytes(), value.as_bytes(), &Layouts::default()).expect_err(&format!("{key} {value}"));
     }
+    let newer = Entry::read(b"inode/00000000-0000-0000-0000-000000000007/0003/f", b"3", &Layouts::default());
+    assert!(newer.expect_err("newer").to_string().contains("upgrade this process"));
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use moorhouse_base::tasks::TaskGroup;
 use moorhouse_catalog::state::{Catalog, Command};
-use moorhouse_catalog::{GroupName, Location, Manifest, NodeName, SqlName, Table, TableShard};
+use moorhouse_catalog::{GroupName, Location, Manifest, NodeName, PackedPart, PartPath, SqlName, Table, TableShard};
 use moorhouse_proto::admin_server::Admin;
 use moorhouse_proto::{
     CreateGroupReply, CreateGroupRequest, DrainNodeRequest, GroupStatus, ListMovesReply, ListMovesRequest,
@@ -36,7 +36,8 @@ type MoveStream = ReceiverStream<Result<MoveProgress, Status>>;
 /// A part with what its table's other parts say about it.
 struct PartRow {
     at: TableShard,
-    part: Arc<Manifest>,
+    path: PartPath,
+    part: PackedPart,
     covered: bool,
 }
 
@@ -192,14 +193,15 @@ fn node_info(shown: &Published, node: &moorhouse_catalog::Node) -> NodeInfo {
     }
 }
 
-/// Shares the manifests with the catalog: quick enough for the owner loop.
+/// Shares the packed parts with the catalog, to be opened later: quick enough for the owner loop.
 fn part_rows(catalog: &Catalog, wanted: impl Fn(&TableShard) -> bool) -> Vec<PartRow> {
     let mut rows = Vec::new();
-    for (at, shard) in catalog.shards().iter().filter(|(at, _)| wanted(at)) {
+    for (at, shard) in catalog.live_shards().filter(|(at, _)| wanted(at)) {
         let active: BTreeSet<&str> = shard.active().into_iter().collect();
         rows.extend(shard.parts.iter().map(|(path, part)| PartRow {
-            at: *at,
-            part: Arc::clone(part),
+            at,
+            path: path.clone(),
+            part: part.clone(),
             covered: !active.contains(path.as_str()),
         }));
     }
@@ -210,12 +212,13 @@ fn part_rows(catalog: &Catalog, wanted: impl Fn(&TableShard) -> bool) -> Vec<Par
 fn count_parts(rows: &[PartRow], reply: &mut StatusReply) {
     for row in rows.iter().filter(|row| !row.covered) {
         reply.parts_active += 1;
-        if is_stored(&row.part) {
+        let part = row.part.open(row.at, &row.path);
+        if is_stored(&part) {
             reply.parts_stored += 1;
         } else {
             reply.parts_staged += 1;
         }
-        for file in &row.part.files {
+        for file in &part.files {
             match file.location {
                 Location::Staged { .. } => reply.bytes_staged += file.bytes,
                 Location::Stored { .. } => reply.bytes_stored += file.bytes,
@@ -229,11 +232,12 @@ fn is_stored(part: &Manifest) -> bool {
 }
 
 fn part_info(table: &Table, row: &PartRow) -> PartInfo {
-    let staged = row.part.files.iter().find_map(|file| match &file.location {
+    let part = row.part.open(row.at, &row.path);
+    let staged = part.files.iter().find_map(|file| match &file.location {
         Location::Staged { node } => Some(node.as_str().to_owned()),
         Location::Stored { .. } => None,
     });
-    let object = row.part.files.iter().find_map(|file| match &file.location {
+    let object = part.files.iter().find_map(|file| match &file.location {
         Location::Stored { object, .. } => Some(object.as_str().to_owned()),
         Location::Staged { .. } => None,
     });
@@ -241,11 +245,11 @@ fn part_info(table: &Table, row: &PartRow) -> PartInfo {
         database: table.database.as_str().to_owned(),
         table: table.name.as_str().to_owned(),
         shard: u32::from(row.at.shard.0),
-        part: row.part.part.as_str().to_owned(),
-        rows: row.part.rows,
-        bytes: row.part.files.iter().map(|file| file.bytes).sum(),
-        files: row.part.files.len() as u32,
-        stored: is_stored(&row.part),
+        part: row.path.as_str().to_owned(),
+        rows: part.rows,
+        bytes: part.files.iter().map(|file| file.bytes).sum(),
+        files: part.files.len() as u32,
+        stored: is_stored(&part),
         covered: row.covered,
         node: staged.unwrap_or_default(),
         object: object.unwrap_or_default(),

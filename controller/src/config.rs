@@ -1,13 +1,16 @@
 //! The command line: read whole, all mistakes reported at once.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
 use clap::Parser;
+use moorhouse_base::secret::Secret;
 use moorhouse_catalog::store::StoreUrl;
 use moorhouse_catalog::{GroupName, ShardCount, User};
 use moorhouse_objects::ObjectsUrl;
+use moorhouse_security::{Lifetime, TlsFlags};
 
 /// Keeps the metadata of one Moorhouse warehouse.
 #[derive(Debug, Parser)]
@@ -37,12 +40,26 @@ pub struct Args {
     /// A node that is silent for so long is down.
     #[arg(long, env = "MOORHOUSE_LEASE_TTL_MS", default_value = "5000")]
     lease_ttl_ms: String,
+    /// HOST:PORT at which the others reach this controller; without it, the one of --listen.
+    #[arg(long, env = "MOORHOUSE_ADVERTISE")]
+    advertise: Option<String>,
+    /// How long a leader that does not answer keeps the leadership. What it does later is refused by the store.
+    #[arg(long, env = "MOORHOUSE_LEADER_TTL_MS", default_value = "3000")]
+    leader_ttl_ms: String,
     /// How long an object is kept after nothing refers to it any more.
     #[arg(long, env = "MOORHOUSE_DELETE_GRACE_MS", default_value = "3600000")]
     delete_grace_ms: String,
     /// How long an object may lie in the bucket before anything refers to it; after that it is swept.
     #[arg(long, env = "MOORHOUSE_ORPHAN_GRACE_MS", default_value = "7200000")]
     orphan_grace_ms: String,
+    #[command(flatten)]
+    tls: TlsFlags,
+    /// Directory with ca.crt and ca.key: give certificates to nodes that join by token, and renew them.
+    #[arg(long, env = "MOORHOUSE_ISSUER", value_name = "DIR")]
+    issuer: Option<PathBuf>,
+    /// How long the certificates are good for that this controller issues: 90d, 12h, 30m.
+    #[arg(long, env = "MOORHOUSE_ISSUE_FOR", default_value = "90d")]
+    issue_for: String,
 }
 
 /// Checked.
@@ -61,6 +78,13 @@ pub struct Config {
     pub lease: Duration,
     pub delete_grace_ms: u64,
     pub orphan_grace_ms: u64,
+    /// `None`: `listen`.
+    pub advertise: Option<String>,
+    pub leader_ttl: Duration,
+    pub tls: TlsFlags,
+    /// `None`: joining by token is not offered.
+    pub issuer: Option<PathBuf>,
+    pub issue_for: Lifetime,
 }
 
 impl Config {
@@ -80,6 +104,12 @@ impl Config {
         let grace = mistakes.milliseconds("--delete-grace-ms", &args.delete_grace_ms, 0..=u64::from(u32::MAX));
         let orphan =
             mistakes.milliseconds("--orphan-grace-ms", &args.orphan_grace_ms, 1_000..=u64::from(u32::MAX));
+        let leader_ttl = mistakes.milliseconds("--leader-ttl-ms", &args.leader_ttl_ms, 2_000..=60_000);
+        let issue_for = mistakes.parse::<Lifetime>("--issue-for", &args.issue_for, "");
+        mistakes.0.extend(args.tls.mistakes(listen, None));
+        if args.issuer.is_some() && args.tls.tls.is_none() {
+            mistakes.0.push("--issuer: certificates are of use with TLS only: give --tls DIR too".to_owned());
+        }
         if !mistakes.0.is_empty() {
             return Err(mistakes.0);
         }
@@ -99,6 +129,11 @@ impl Config {
                 lease: Duration::from_millis(lease?),
                 delete_grace_ms: grace?,
                 orphan_grace_ms: orphan?,
+                advertise: args.advertise,
+                leader_ttl: Duration::from_millis(leader_ttl?),
+                tls: args.tls,
+                issuer: args.issuer,
+                issue_for: issue_for?,
             })
         })();
         checked.ok_or_else(|| vec!["the configuration is not valid".to_owned()])
@@ -146,7 +181,7 @@ impl Mistakes {
         let is_hash = |hash: &str| hash.len() == 64 && hash.bytes().all(|b| b.is_ascii_hexdigit());
         match text.split_once(':') {
             Some((name, hash)) if is_name(name) && name != "default" && is_hash(hash) => {
-                Some(User { name: name.to_owned(), password_sha256_hex: hash.to_ascii_lowercase() })
+                Some(User { name: name.to_owned(), password_sha256_hex: Secret::new(hash.to_ascii_lowercase()) })
             }
             // The text may hold a password by mistake: it is not repeated.
             _ => self.note(
@@ -195,7 +230,7 @@ mod tests {
         ])
         .expect("valid");
         assert_eq!(config.shards, ShardCount::new(8).ok());
-        assert_eq!(config.users, [User { name: "ada".to_owned(), password_sha256_hex: "a".repeat(64) }]);
+        assert_eq!(config.users, [User { name: "ada".to_owned(), password_sha256_hex: Secret::new("a".repeat(64)) }]);
         assert_eq!(config.groups.len(), 2);
         assert_eq!(config.lease, Duration::from_secs(3));
     }

@@ -9,8 +9,8 @@ use futures::Stream;
 use moorhouse_base::tasks::TaskGroup;
 use moorhouse_catalog::state::{Command, CommitParts, Reply};
 use moorhouse_catalog::{
-    DdlSeq, DdlStatement, Epoch, Incarnation, Manifest, Node, NodeName, PartChange, Revision, ShardId, TableId,
-    TableShard, TableShardSnapshot, codec,
+    CommitToken, DdlSeq, DdlStatement, Epoch, Incarnation, Node, NodeName, PartChange, Revision, ShardId, TableId,
+    TableShard, codec,
 };
 use moorhouse_proto::controller_server::Controller;
 use moorhouse_proto::{
@@ -18,6 +18,7 @@ use moorhouse_proto::{
     RegisterReply, RegisterRequest, SnapshotReply, SnapshotRequest, SubmitDdlRequest, ViewUpdate,
     WatchChangelogRequest, WatchClusterRequest,
 };
+use moorhouse_security::{Caller, Callers};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
@@ -41,6 +42,7 @@ pub struct ControllerService {
     pub tasks: TaskGroup,
     pub lease: Duration,
     pub sessions: AtomicU64,
+    pub callers: Callers,
 }
 
 impl ControllerService {
@@ -59,7 +61,9 @@ impl ControllerService {
 #[tonic::async_trait]
 impl Controller for ControllerService {
     async fn register(&self, request: Request<RegisterRequest>) -> Result<Response<RegisterReply>, Status> {
+        let caller = self.callers.of(&request)?;
         let node: Node = codec::decode(&request.into_inner().node_record).or_bad_request()?;
+        caller.must_be_node(node.name.as_str())?;
         let name = node.name.clone();
         let reply = self.owner.apply(Command::RegisterNode(node)).await?;
         let Reply::Registered { incarnation, took_shards } = reply else {
@@ -78,19 +82,22 @@ impl Controller for ControllerService {
     type SessionStream = Answers<ViewUpdate>;
 
     async fn session(&self, request: Request<Streaming<Heartbeat>>) -> Result<Response<Self::SessionStream>, Status> {
+        let caller = self.callers.of(&request)?;
         let heartbeats = request.into_inner();
         let session = self.sessions.fetch_add(1, Ordering::Relaxed);
         let owner = self.owner.clone();
         // The answer does not wait for the first heartbeat: the agent may send it only after the answer's headers.
         Ok(Response::new(self.stream("session", move |views| async move {
-            let ended = attend(&owner, heartbeats, session, &views).await;
+            let ended = attend(&owner, caller, heartbeats, session, &views).await;
             // The agent may be gone: then nobody reads why.
             let _ = views.send(Err(ended)).await;
         })))
     }
 
     async fn commit_parts(&self, request: Request<CommitPartsRequest>) -> Result<Response<CommitPartsReply>, Status> {
-        let CommitPartsRequest { node, incarnation, table, shard, epoch, change_record } = request.into_inner();
+        let caller = self.callers.of(&request)?;
+        let CommitPartsRequest { node, incarnation, table, shard, epoch, change_record, token } = request.into_inner();
+        caller.must_be_node(&node)?;
         let change: PartChange = codec::decode(&change_record).or_bad_request()?;
         let commit = CommitParts {
             node: NodeName::new(node).or_bad_request()?,
@@ -98,6 +105,7 @@ impl Controller for ControllerService {
             epoch: Epoch(epoch),
             at: read_place(&table, shard)?,
             change,
+            token: CommitToken::from_wire(&token).or_bad_request()?,
         };
         match self.owner.apply(Command::CommitParts(commit)).await? {
             Reply::Committed(version) => Ok(Response::new(CommitPartsReply { version: version.0 })),
@@ -108,22 +116,19 @@ impl Controller for ControllerService {
     async fn get_snapshot(&self, request: Request<SnapshotRequest>) -> Result<Response<SnapshotReply>, Status> {
         let SnapshotRequest { table, shard } = request.into_inner();
         let at = read_place(&table, shard)?;
-        let found = self.owner.read(move |catalog| catalog.shard(at).cloned()).await?;
-        let shard = found.ok_or_else(|| Status::not_found(format!("there is no table shard {at}")))?;
-        let snapshot = TableShardSnapshot {
-            version: shard.version,
-            parts: shard.parts.into_values().map(Arc::<Manifest>::unwrap_or_clone).collect(),
-            inodes: shard.inodes.into_values().collect(),
-        };
-        Ok(Response::new(SnapshotReply { snapshot_record: codec::encode(&snapshot).into() }))
+        let pages = self.owner.read(move |catalog| catalog.snapshot_pages(at, usize::MAX)).await?;
+        let page = pages.and_then(|mut pages| pages.pop());
+        let page = page.ok_or_else(|| Status::not_found(format!("there is no table shard {at}")))?;
+        Ok(Response::new(SnapshotReply { snapshot_record: page.into() }))
     }
 
     type WatchChangelogStream = Answers<ChangelogUpdate>;
 
     async fn watch_changelog(
         &self,
-        _request: Request<WatchChangelogRequest>,
+        request: Request<WatchChangelogRequest>,
     ) -> Result<Response<Self::WatchChangelogStream>, Status> {
+        self.callers.of(&request)?.must_be_node(&request.get_ref().node)?;
         let mut events = self.owner.watch_changelog();
         Ok(Response::new(self.stream("changelog", move |updates| async move {
             loop {
@@ -154,7 +159,9 @@ impl Controller for ControllerService {
         &self,
         request: Request<ListStagedRequest>,
     ) -> Result<Response<Self::ListStagedStream>, Status> {
+        let caller = self.callers.of(&request)?;
         let node = NodeName::new(request.into_inner().node).or_bad_request()?;
+        caller.must_be_node(node.as_str())?;
         let staged = self.owner.read(move |catalog| catalog.staged_on(&node)).await?;
         let message = |blobs: &[moorhouse_catalog::BlobId]| ListStagedReply {
             blobs: blobs.iter().map(|blob| blob.to_wire().into()).collect(),
@@ -189,12 +196,13 @@ impl Controller for ControllerService {
 /// A whole session; answers why it ended.
 async fn attend(
     owner: &Owner,
+    caller: Caller,
     mut heartbeats: Streaming<Heartbeat>,
     session: u64,
     views: &mpsc::Sender<Result<ViewUpdate, Status>>,
 ) -> Status {
     let first = match heartbeats.message().await {
-        Ok(Some(heartbeat)) => read_beat(heartbeat, session),
+        Ok(Some(heartbeat)) => read_beat(heartbeat, session, &caller),
         Ok(None) => return Status::invalid_argument("no heartbeat came"),
         Err(status) => return status,
     };
@@ -206,10 +214,10 @@ async fn attend(
             }
             who
         }
-        Err(error) => return error.into(),
+        Err(status) => return status,
     };
     let ended = tokio::select! {
-        status = hear(owner, heartbeats, session) => status,
+        status = hear(owner, &caller, heartbeats, session) => status,
         status = show_node(owner.published(), &node, incarnation, views) => status,
     };
     owner.disconnected(node, session).await;
@@ -217,12 +225,12 @@ async fn attend(
 }
 
 /// Until the agent's side of the session ends; answers why.
-async fn hear(owner: &Owner, mut heartbeats: Streaming<Heartbeat>, session: u64) -> Status {
+async fn hear(owner: &Owner, caller: &Caller, mut heartbeats: Streaming<Heartbeat>, session: u64) -> Status {
     loop {
         let heard = match heartbeats.message().await {
-            Ok(Some(heartbeat)) => match read_beat(heartbeat, session) {
+            Ok(Some(heartbeat)) => match read_beat(heartbeat, session, caller) {
                 Ok(beat) => owner.heartbeat(beat).await.map_err(Status::from),
-                Err(error) => Err(error.into()),
+                Err(status) => Err(status),
             },
             Ok(None) => Err(Status::cancelled("the agent has ended the session")),
             Err(status) => Err(status),
@@ -288,8 +296,9 @@ async fn show_cluster(mut published: watch::Receiver<Published>, views: mpsc::Se
     }
 }
 
-fn read_beat(heartbeat: Heartbeat, session: u64) -> Result<Beat, ControllerError> {
+fn read_beat(heartbeat: Heartbeat, session: u64, caller: &Caller) -> Result<Beat, Status> {
     let Heartbeat { node, incarnation, view_revision, failures, load } = heartbeat;
+    caller.must_be_node(&node)?;
     Ok(Beat {
         node: NodeName::new(node).or_bad_request()?,
         incarnation: Incarnation(incarnation),

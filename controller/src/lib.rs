@@ -13,10 +13,11 @@ mod liveness;
 mod owner;
 mod published;
 
-mod agents;
+pub mod agents;
 mod ddl;
 mod moves;
 mod sweeper;
 
 mod admin_service;
 mod controller_service;
+mod front;

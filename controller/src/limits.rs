@@ -49,6 +49,10 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Time between sweeps, and objects deleted in one.
 pub const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 pub const SWEEP_OBJECTS: usize = 64;
+/// Between a standby's looks for the leader.
+pub const LEADER_LOOK: Duration = Duration::from_millis(500);
+/// Between looks for dropped tables.
+pub const LEAVING_INTERVAL: Duration = Duration::from_millis(500);
 /// After a failed commit: first and longest wait before the store is read again.
 pub const RELOAD_RETRY: Duration = Duration::from_millis(100);
 pub const RELOAD_RETRY_MAX: Duration = Duration::from_secs(5);

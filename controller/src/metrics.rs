@@ -40,6 +40,9 @@ metric!(HOLD_MS: Histogram = register_histogram!(histogram_opts!(
     "moorhouse_controller_move_hold_milliseconds",
     "Time that work on a moving shard was held.",
     vec![10.0, 25.0, 50.0, 100.0, 200.0, 300.0, 500.0, 1_000.0, 2_000.0, 5_000.0, 10_000.0])));
+metric!(CLEARING_STEPS: IntCounter = register_int_counter!(
+    "moorhouse_controller_clearing_steps_total",
+    "Steps of removing the records of dropped tables."));
 metric!(OBJECTS_DELETED: IntCounter = register_int_counter!(
     "moorhouse_controller_objects_deleted_total",
     "Objects that nothing referred to any more and that were deleted."));

@@ -1,4 +1,5 @@
-//! Starts the controller in order, and stops it: store → leadership → catalog → object store → owner loop → services.
+//! Starts the controller in order, and stops it: store → object store → the front as a standby → leadership → catalog → owner
+//! loop → services.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -6,6 +7,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use moorhouse_base::clock::{Clock, SystemClock};
+use moorhouse_base::secret::Secret;
 use moorhouse_base::tasks::TaskGroup;
 use moorhouse_base::telemetry;
 use moorhouse_catalog::state::{Catalog, Command, Limits};
@@ -14,9 +16,10 @@ use moorhouse_catalog::{ShardCount, Warehouse, WarehouseId};
 use moorhouse_objects::Objects;
 use moorhouse_proto::admin_server::AdminServer;
 use moorhouse_proto::controller_server::ControllerServer;
+use moorhouse_security::{Callers, Credentials, GuardLayer, RoleKind, incoming};
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
-use tokio_stream::wrappers::TcpListenerStream;
+use tokio::sync::{oneshot, watch};
+use tonic::service::Routes;
 use tracing::{error, info};
 use uuid::Uuid;
 
@@ -25,6 +28,7 @@ use crate::agents::Agents;
 use crate::config::Config;
 use crate::controller_service::ControllerService;
 use crate::ddl::Ddl;
+use crate::front::{Front, Role, follow_leader};
 use crate::limits;
 use crate::moves::Mover;
 use crate::owner::{self, Owner, OwnerEnd, OwnerLoop, OwnerSetup};
@@ -39,25 +43,75 @@ pub struct StartError(String);
 pub struct Running {
     pub address: SocketAddr,
     tasks: TaskGroup,
+    /// What answers, and says who leads.
+    serving: TaskGroup,
+    /// Follows the certificate files.
+    certificates: TaskGroup,
     ended: oneshot::Receiver<Result<Leadership, OwnerEnd>>,
     store: Arc<dyn Store>,
 }
 
 /// Opens the store that the configuration names, and serves on the system's clock.
 pub async fn start(config: &Config) -> Result<Running, StartError> {
-    // Early, before waiting for the leadership; and not kept, so that nobody connects to one who does not serve.
+    // Early, before others are asked; each is bound again in its turn.
     drop(bind("--listen", config.listen).await?);
     drop(bind("--metrics", config.metrics).await?);
     let store = store::open(&config.store).await.map_err(|error| StartError(error.to_string()))?;
     start_on(config, store, Arc::new(SystemClock)).await
 }
 
+/// What a controller stands on besides its configuration.
+pub struct Ground {
+    pub store: Arc<dyn Store>,
+    pub clock: Arc<dyn Clock>,
+    pub objects: Objects,
+    pub agents: Agents,
+}
+
+/// A controller that leads, and what it answers to.
+pub struct Leading {
+    pub routes: Routes,
+    tasks: TaskGroup,
+    ended: oneshot::Receiver<Result<Leadership, OwnerEnd>>,
+}
+
+impl Leading {
+    /// Why it must not go on.
+    pub async fn ended(&mut self) -> OwnerEnd {
+        match (&mut self.ended).await {
+            Ok(Err(end)) => end,
+            Ok(Ok(_)) | Err(_) => std::future::pending().await,
+        }
+    }
+}
+
 /// As [`start`], on a given store and clock.
 pub async fn start_on(config: &Config, store: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Result<Running, StartError> {
     let objects = Objects::open(&config.objects).await.map_err(|error| StartError(error.to_string()))?;
+    let certificates = TaskGroup::new();
+    let credentials = config.tls.open(RoleKind::Controller, None, &certificates).map_err(StartError)?;
+    let agents = Agents::over(credentials.clone().into());
+    let ground = Ground { store: Arc::clone(&store), clock, objects, agents };
+    let serving = TaskGroup::new();
+    let (role, roles) = watch::channel(Role::Standby { leader: None });
+    let address = serve(config, Front::routes(roles), credentials, &serving).await?;
+    serving.spawn("leader", follow_leader(Arc::clone(&store), role.clone()));
+    let config = Config { listen: address, ..config.clone() };
+    let Leading { routes, tasks, ended } = lead(&config, ground).await?;
+    role.send_replace(Role::Leader(routes));
+    telemetry::serve_metrics(config.metrics, &tasks)
+        .await
+        .map_err(|error| in_use("--metrics", config.metrics, &error))?;
+    info!(%address, metrics = %config.metrics, "serving");
+    Ok(Running { address, tasks, serving, certificates, ended, store })
+}
+
+/// Waits for the leadership, and begins to lead; serving the routes is the caller's.
+pub async fn lead(config: &Config, ground: Ground) -> Result<Leading, StartError> {
+    let Ground { store, clock, objects, agents } = ground;
     info!(store = %store.describe(), "waiting for the leadership");
-    let candidate = config.listen.to_string();
-    let leadership = store.acquire_leadership(&candidate, config.lease.max(Duration::from_secs(2))).await;
+    let candidate = config.advertise.clone().unwrap_or_else(|| config.listen.to_string());
+    let leadership = store.acquire_leadership(&candidate, config.leader_ttl).await;
     let leadership = leadership.map_err(|error| StartError(format!("no leadership: {error}")))?;
     info!(term = leadership.term(), "this controller leads");
     let (catalog, leadership) = open_catalog(config, &store, leadership, &*clock).await?;
@@ -71,7 +125,7 @@ pub async fn start_on(config: &Config, store: Arc<dyn Store>, clock: Arc<dyn Clo
     let stop = tasks.token();
     tasks.spawn_uncancelled("owner", async move { drop(end.send(owner_loop.run(stop).await)) });
 
-    let agents = Arc::new(Agents::default());
+    let agents = Arc::new(agents);
     let ddl = Arc::new(Ddl::new(owner.clone(), Arc::clone(&agents)));
     let mover = Arc::new(Mover::new(owner.clone(), agents));
     let recovered = async {
@@ -80,15 +134,11 @@ pub async fn start_on(config: &Config, store: Arc<dyn Store>, clock: Arc<dyn Clo
     };
     recovered.await.map_err(|error| StartError(format!("the catalog could not be put in order: {error}")))?;
     tasks.spawn("joins", Arc::clone(&mover).follow_joins(tasks.clone()));
+    tasks.spawn("leaving", sweeper::clear_leaving(owner.clone()));
     tasks.spawn("sweeper", sweeper::run(owner.clone(), objects, clock));
 
     let services = Services { owner, ddl, mover, store: store.describe() };
-    let address = serve(config, services, &tasks).await?;
-    telemetry::serve_metrics(config.metrics, &tasks)
-        .await
-        .map_err(|error| in_use("--metrics", config.metrics, &error))?;
-    info!(%address, metrics = %config.metrics, "serving");
-    Ok(Running { address, tasks, ended, store })
+    Ok(Leading { routes: routes(config, services, &tasks), tasks, ended })
 }
 
 impl Running {
@@ -103,6 +153,8 @@ impl Running {
     /// Stops serving, then lets the leadership go. False if something did not end in time.
     pub async fn stop(self) -> bool {
         let clean = self.tasks.shutdown(limits::STOP_DEADLINE).await;
+        let clean = self.serving.shutdown(limits::STOP_DEADLINE).await && clean;
+        let clean = self.certificates.shutdown(limits::STOP_DEADLINE).await && clean;
         if let Ok(Ok(leadership)) = self.ended.await {
             self.store.resign(leadership).await;
         }
@@ -147,7 +199,7 @@ async fn open_catalog(
 
 fn new_warehouse(config: &Config) -> Result<Warehouse, StartError> {
     let default = ShardCount::new(Config::DEFAULT_SHARDS).map_err(|error| StartError(error.to_string()))?;
-    let secret = || Uuid::new_v4().simple().to_string();
+    let secret = || Secret::new(Uuid::new_v4().simple().to_string());
     Ok(Warehouse {
         id: WarehouseId::random(),
         shards: config.shards.unwrap_or(default),
@@ -188,25 +240,35 @@ struct Services {
     store: String,
 }
 
-async fn serve(config: &Config, services: Services, tasks: &TaskGroup) -> Result<SocketAddr, StartError> {
+fn routes(config: &Config, services: Services, tasks: &TaskGroup) -> Routes {
     let Services { owner, ddl, mover, store } = services;
-    let listener = bind("--listen", config.listen).await?;
-    let address = listener.local_addr().map_err(|error| in_use("--listen", config.listen, &error))?;
     let controller = ControllerService {
         owner: owner.clone(),
         ddl,
         tasks: tasks.clone(),
         lease: config.lease,
         sessions: AtomicU64::new(1),
+        callers: Callers::of_process(&config.tls),
     };
     let objects = config.objects.to_string();
     let admin = AdminService { owner, mover, tasks: tasks.clone(), store, objects };
-    let serving = tonic::transport::Server::builder()
-        .tcp_nodelay(true)
-        .http2_keepalive_interval(Some(Duration::from_secs(5)))
-        .add_service(ControllerServer::new(controller).max_decoding_message_size(limits::MESSAGE_BYTES))
+    Routes::new(ControllerServer::new(controller).max_decoding_message_size(limits::MESSAGE_BYTES))
         .add_service(AdminServer::new(admin))
-        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), tasks.token().cancelled_owned());
+}
+
+async fn serve(
+    config: &Config,
+    routes: Routes,
+    credentials: Option<Credentials>,
+    tasks: &TaskGroup,
+) -> Result<SocketAddr, StartError> {
+    let listener = bind("--listen", config.listen).await?;
+    let address = listener.local_addr().map_err(|error| in_use("--listen", config.listen, &error))?;
+    let serving = tonic::transport::Server::builder()
+        .http2_keepalive_interval(Some(Duration::from_secs(5)))
+        .layer(GuardLayer)
+        .add_routes(routes)
+        .serve_with_incoming_shutdown(incoming(listener, credentials), tasks.token().cancelled_owned());
     tasks.spawn_uncancelled("grpc", async move {
         if let Err(error) = serving.await {
             error!(%error, "the gRPC server has ended");

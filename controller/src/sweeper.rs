@@ -1,10 +1,10 @@
-//! Deletes the objects that nothing refers to any more, once their grace is over, and then forgets them.
+//! Deletes what nothing refers to any more: objects, once their grace is over, and the records of dropped tables.
 
 use std::sync::Arc;
 
 use moorhouse_base::clock::Clock;
 use moorhouse_catalog::ObjectKey;
-use moorhouse_catalog::state::{Catalog, Command};
+use moorhouse_catalog::state::{Catalog, Command, Reply};
 use moorhouse_objects::Objects;
 use tracing::{debug, warn};
 
@@ -22,6 +22,21 @@ pub async fn run(owner: Owner, objects: Objects, clock: Arc<dyn Clock>) {
             Err(error) => debug!(%error, "a sweep was broken off"),
         }
         tokio::time::sleep(limits::SWEEP_INTERVAL).await;
+    }
+}
+
+/// Removes what dropped tables have left, one bounded step after the other, until the controller stops. Each step waits for its
+/// turn in the owner loop: commits of other tables go between.
+pub async fn clear_leaving(owner: Owner) {
+    loop {
+        match owner.apply(Command::ClearLeaving).await {
+            Ok(Reply::Changed(true)) => metrics::CLEARING_STEPS.inc(),
+            Ok(_) => tokio::time::sleep(limits::LEAVING_INTERVAL).await,
+            Err(error) => {
+                debug!(%error, "a step of clearing a dropped table was not confirmed, trying again");
+                tokio::time::sleep(limits::LEAVING_INTERVAL).await;
+            }
+        }
     }
 }
 

@@ -5,13 +5,13 @@ use std::net::SocketAddr;
 
 use clap::Parser;
 use moorhouse_catalog::GroupName;
-use tonic::transport::Endpoint;
+use moorhouse_security::{Dialer, TlsFlags, controller_urls};
 
 /// The endpoints of Moorhouse's compute groups: ClickHouse HTTP and native protocol in, statements routed out.
 #[derive(Debug, Parser)]
 #[command(name = "moorhouse-gateway", version)]
 pub struct Flags {
-    /// The controller's address.
+    /// The controller's address; several with commas between.
     #[arg(long, env = "MOORHOUSE_CONTROLLER", value_name = "http://HOST:PORT")]
     pub controller: String,
     /// A group and where its clients connect; repeat it for further groups.
@@ -26,6 +26,8 @@ pub struct Flags {
     /// Where /metrics and /healthz are served.
     #[arg(long, env = "MOORHOUSE_METRICS", value_name = "ADDRESS:PORT")]
     pub metrics: String,
+    #[command(flatten)]
+    pub tls: TlsFlags,
 }
 
 /// Where one group's clients connect.
@@ -39,9 +41,11 @@ pub struct GroupListen {
 /// The flags, checked.
 #[derive(Debug)]
 pub struct Config {
-    pub controller: Endpoint,
+    /// As the flag says it; each URL in it is one.
+    pub controller: String,
     pub groups: Vec<GroupListen>,
     pub metrics: SocketAddr,
+    pub tls: TlsFlags,
 }
 
 /// One mistake a line, each with its remedy.
@@ -56,20 +60,28 @@ impl Flags {
         let parsed = self.listen_group.iter().map(|text| group_listen(text));
         let groups: Vec<GroupListen> = parsed.filter_map(|parsed| parsed.map_err(&mut keep).ok()).collect();
         mistakes.extend(said_twice(&groups, metrics));
+        mistakes.extend(self.tls.mistakes(None, Some(&self.controller)));
         match (controller, metrics) {
-            (Some(controller), Some(metrics)) if mistakes.is_empty() => Ok(Config { controller, groups, metrics }),
+            (Some(controller), Some(metrics)) if mistakes.is_empty() => {
+                Ok(Config { controller, groups, metrics, tls: self.tls.clone() })
+            }
             _ => Err(mistakes),
         }
     }
 }
 
-fn controller(text: &str) -> Result<Endpoint, String> {
-    let wrong = || format!("--controller {text:?} is no address: write http://HOST:PORT.");
-    if !text.starts_with("http://") {
-        return Err(wrong());
+/// One URL, or several with commas between.
+fn controller(text: &str) -> Result<String, String> {
+    for url in controller_urls(text) {
+        let has_scheme = url.starts_with("http://") || url.starts_with("https://");
+        let endpoint = Dialer::plaintext().endpoint(url).ok().filter(|e| has_scheme && e.uri().port().is_some());
+        if endpoint.is_none() {
+            return Err(format!(
+                "--controller {url:?} is no address: write http://HOST:PORT, or https://HOST:PORT with --tls."
+            ));
+        }
     }
-    let endpoint = Endpoint::from_shared(text.to_owned()).map_err(|_| wrong())?;
-    if endpoint.uri().port().is_none() { Err(wrong()) } else { Ok(endpoint) }
+    Ok(text.to_owned())
 }
 
 fn address(flag: &str, text: &str) -> Result<SocketAddr, String> {
@@ -111,6 +123,7 @@ mod tests {
             controller: controller.into(),
             listen_group: groups.iter().map(|&text| text.into()).collect(),
             metrics: metrics.into(),
+            tls: TlsFlags::default(),
         }
     }
 

@@ -1,12 +1,14 @@
 //! The door to the controller: its views in, definition statements out.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use futures::TryStreamExt;
 use moorhouse_catalog::{ClusterView, DdlStatement, codec};
 use moorhouse_proto::controller_client::ControllerClient;
 use moorhouse_proto::{SubmitDdlRequest, WatchClusterRequest};
-use tonic::transport::{Channel, Endpoint};
+use moorhouse_security::{BEHALF_HEADER, CLIENT_HEADER, Dialer, LeaderChannel, controller_urls};
+use tonic::transport::Endpoint;
 use tonic::{Code as GrpcCode, Status};
 
 use crate::cluster::Cluster;
@@ -16,17 +18,21 @@ use crate::limits;
 /// Connects when first used, and again whenever needed.
 #[derive(Clone)]
 pub struct Controller {
-    client: ControllerClient<Channel>,
+    client: ControllerClient<LeaderChannel>,
 }
 
 impl Controller {
-    pub fn new(endpoint: Endpoint) -> Self {
-        let endpoint = endpoint
-            .connect_timeout(limits::CONNECT)
-            .http2_keep_alive_interval(Duration::from_secs(5))
-            .keep_alive_timeout(Duration::from_secs(5))
-            .keep_alive_while_idle(true);
-        Self { client: ControllerClient::new(endpoint.connect_lazy()) }
+    /// `urls`: of one controller, or of several with commas between. Fails for a URL that is none.
+    pub fn new(urls: &str, dialer: &Dialer) -> Result<Self, tonic::transport::Error> {
+        let tune = |endpoint: Endpoint| {
+            endpoint
+                .connect_timeout(limits::CONNECT)
+                .http2_keep_alive_interval(Duration::from_secs(5))
+                .keep_alive_timeout(Duration::from_secs(5))
+                .keep_alive_while_idle(true)
+        };
+        let channel = LeaderChannel::new(dialer.clone(), controller_urls(urls), tune)?;
+        Ok(Self { client: ControllerClient::new(channel) })
     }
 
     /// Keeps `cluster` at the controller's newest view; never returns.
@@ -58,8 +64,8 @@ impl Controller {
     }
 
     /// Runs a definition statement; returns when every live node has applied it.
-    pub async fn submit(&self, statement: &DdlStatement) -> Result<(), Exception> {
-        let run = self.submit_and_wait(statement);
+    pub async fn submit(&self, statement: &DdlStatement, asker: &Asker) -> Result<(), Exception> {
+        let run = self.submit_and_wait(statement, asker);
         tokio::time::timeout(limits::DDL, run).await.unwrap_or_else(|_| {
             Err(Exception::new(
                 Code::TimeoutExceeded,
@@ -68,8 +74,8 @@ impl Controller {
         })
     }
 
-    async fn submit_and_wait(&self, statement: &DdlStatement) -> Result<(), Exception> {
-        let request = SubmitDdlRequest { statement_record: codec::encode(statement).into() };
+    async fn submit_and_wait(&self, statement: &DdlStatement, asker: &Asker) -> Result<(), Exception> {
+        let request = asker.sign(SubmitDdlRequest { statement_record: codec::encode(statement).into() });
         let mut progress = self.client.clone().submit_ddl(request).await.map_err(|s| refusal(&s))?.into_inner();
         while let Some(step) = progress.try_next().await.map_err(|status| interrupted(&status))? {
             tracing::debug!(
@@ -86,6 +92,29 @@ impl Controller {
             }
         }
         Err(interrupted(&Status::unavailable("its stream ended early")))
+    }
+}
+
+/// On whose behalf a statement is submitted: checked by an engine before.
+#[derive(Debug, Clone)]
+pub struct Asker {
+    pub user: String,
+    /// The client's address.
+    pub client: Option<SocketAddr>,
+}
+
+impl Asker {
+    /// A name that is no header text (the engine knows such users) is written with its bytes escaped.
+    fn sign<T>(&self, message: T) -> tonic::Request<T> {
+        let mut request = tonic::Request::new(message);
+        let user: String = self.user.escape_default().to_string();
+        if let Ok(value) = user.parse() {
+            request.metadata_mut().insert(BEHALF_HEADER, value);
+        }
+        if let Some(Ok(value)) = self.client.map(|client| client.to_string().parse()) {
+            request.metadata_mut().insert(CLIENT_HEADER, value);
+        }
+        request
     }
 }
 

@@ -8,6 +8,7 @@ mod request;
 mod statement;
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex};
 
@@ -60,6 +61,10 @@ impl<F: Future<Output: Send> + Send + 'static> hyper::rt::Executor<F> for InGrou
     }
 }
 
+/// The other end of the connection that a request came over.
+#[derive(Debug, Clone, Copy)]
+struct ClientAddress(SocketAddr);
+
 /// One group's endpoint.
 pub struct Endpoint {
     group: GroupName,
@@ -101,7 +106,11 @@ impl Endpoint {
     async fn converse(self: Arc<Self>, stream: TcpStream, stopping: tokio_util::sync::CancellationToken) {
         let _ = stream.set_nodelay(true);
         let endpoint = self.clone();
-        let service = service_fn(move |request| {
+        let client = stream.peer_addr().ok().map(ClientAddress);
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            if let Some(client) = client {
+                request.extensions_mut().insert(client);
+            }
             let endpoint = endpoint.clone();
             async move { Ok::<_, Infallible>(endpoint.answer(request).await) }
         });

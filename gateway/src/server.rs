@@ -9,6 +9,7 @@ use std::time::Duration;
 use moorhouse_base::tasks::TaskGroup;
 use moorhouse_base::telemetry;
 use moorhouse_catalog::GroupName;
+use moorhouse_security::{Dialer, RoleKind};
 use tokio::net::TcpListener;
 
 use crate::cluster::Cluster;
@@ -47,7 +48,9 @@ impl Gateway {
     pub async fn run(self, stop: impl Future<Output = ()>) -> io::Result<()> {
         let (background, clients, upstream) = (TaskGroup::new(), TaskGroup::new(), TaskGroup::new());
         let cluster = Cluster::default();
-        let controller = Controller::new(self.config.controller);
+        let credentials = self.config.tls.open(RoleKind::Gateway, None, &background).map_err(io::Error::other)?;
+        let controller = Controller::new(&self.config.controller, &Dialer::from(credentials));
+        let controller = controller.map_err(io::Error::other)?;
         background.spawn("views", controller.clone().follow(cluster.clone()));
         let nodes = http::node_client(&upstream);
         tokio::pin!(stop);

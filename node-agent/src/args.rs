@@ -6,12 +6,13 @@ use std::path::PathBuf;
 use clap::Parser;
 use moorhouse_catalog::{GroupName, NodeName};
 use moorhouse_engine::EngineChoice;
+use moorhouse_security::TlsFlags;
 
 /// A Moorhouse node: mounts the shards that the controller assigns, and runs ClickHouse over them.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "moorhouse-agent", version)]
 pub struct Args {
-    /// The controller, http://host:port
+    /// The controller, http://host:port, or https://host:port with --tls; several with commas between
     #[arg(long, env = "MOORHOUSE_CONTROLLER")]
     pub controller: String,
     /// This node's name, unique in the warehouse and kept over restarts
@@ -57,12 +58,14 @@ pub struct Args {
     /// Memory limit of the engine; absent: ClickHouse's own
     #[arg(long, env = "MOORHOUSE_ENGINE_MEMORY_BYTES")]
     pub engine_memory_bytes: Option<u64>,
+    #[command(flatten)]
+    pub tls: TlsFlags,
 }
 
 impl Args {
     /// Everything wrong that can be seen without touching another process.
     pub fn mistakes(&self, shards: Option<u16>) -> Vec<String> {
-        let mut found = Vec::new();
+        let mut found = self.tls.mistakes(Some(self.listen), Some(&self.controller));
         if self.mount.starts_with(&self.data) || self.data.starts_with(&self.mount) {
             found.push(format!(
                 "--mount {} and --data {} lie in each other: give them separate directories",

@@ -12,7 +12,8 @@ use moorhouse_catalog::{BlobId, Location, NodeName, NodeView, ObjectKey};
 use moorhouse_objects::Objects;
 use moorhouse_proto::ReadBlobRequest;
 use moorhouse_proto::agent_client::AgentClient;
-use tonic::transport::{Channel, Endpoint};
+use moorhouse_security::{Dialer, Expected};
+use tonic::transport::Channel;
 
 use crate::controller::watched;
 use crate::fs::error::FsError;
@@ -30,6 +31,7 @@ pub struct BlobSource {
     cache: BlobCache,
     objects: Objects,
     peers: Arc<RwLock<HashMap<NodeName, Peer>>>,
+    dialer: Dialer,
 }
 
 #[derive(Clone)]
@@ -39,8 +41,8 @@ struct Peer {
 }
 
 impl BlobSource {
-    pub fn new(cache: BlobCache, objects: Objects) -> Self {
-        Self { cache, objects, peers: Arc::default() }
+    pub fn new(cache: BlobCache, objects: Objects, dialer: Dialer) -> Self {
+        Self { cache, objects, peers: Arc::default(), dialer }
     }
 
     pub fn cache(&self) -> &BlobCache {
@@ -59,9 +61,10 @@ impl BlobSource {
             if peers.get(&node.name).is_some_and(|peer| peer.address == node.agent_address) {
                 continue;
             }
-            match Endpoint::from_shared(format!("http://{}", node.agent_address)) {
+            match self.dialer.endpoint(&node.agent_address) {
                 Ok(endpoint) => {
-                    let channel = watched(endpoint.connect_timeout(limits::PEER_CONNECT)).connect_lazy();
+                    let endpoint = watched(endpoint.connect_timeout(limits::PEER_CONNECT));
+                    let channel = self.dialer.channel(&endpoint, Expected::Agent(node.name.to_string()));
                     let peer = Peer { address: node.agent_address.clone(), channel };
                     peers.insert(node.name.clone(), peer);
                 }

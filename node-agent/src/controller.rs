@@ -5,14 +5,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use moorhouse_catalog::{
-    BlobId, Epoch, Incarnation, Node, NodeName, NodeView, PartChange, TableShard, TableShardSnapshot, codec,
+    BlobId, CommitToken, Epoch, Incarnation, Node, NodeName, NodeView, PartChange, TableShard, TableShardSnapshot,
+    codec,
 };
 use moorhouse_proto as wire;
 use moorhouse_proto::controller_client::ControllerClient as Grpc;
+use moorhouse_security::{Dialer, LeaderChannel, controller_urls};
 use rand::RngExt;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Endpoint;
 use tonic::{Code, Status, Streaming};
 
 use crate::fs::error::FsError;
@@ -21,7 +23,7 @@ use crate::metrics;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ControllerError {
-    #[error("--controller {url:?} is not a URL: say http://host:port")]
+    #[error("--controller {url:?} is not a URL: say http://host:port or https://host:port")]
     BadUrl { url: String },
     #[error("the controller at {url} refused this node: {message}")]
     Refused { url: String, message: String },
@@ -34,18 +36,21 @@ pub enum ControllerError {
 pub struct ControllerClient {
     url: String,
     node: NodeName,
-    grpc: Grpc<Channel>,
+    grpc: Grpc<LeaderChannel>,
     incarnation: Arc<AtomicU64>,
 }
 
 impl ControllerClient {
     /// Makes no connection yet.
-    pub fn new(url: &str, node: NodeName) -> Result<Self, ControllerError> {
-        let endpoint = Endpoint::from_shared(url.to_string())
-            .ok()
-            .filter(|e| e.uri().scheme().is_some() && e.uri().host().is_some())
-            .ok_or_else(|| ControllerError::BadUrl { url: url.to_string() })?;
-        let channel = watched(endpoint.connect_timeout(limits::CONTROLLER_CONNECT)).connect_lazy();
+    pub fn new(url: &str, node: NodeName, dialer: &Dialer) -> Result<Self, ControllerError> {
+        let bad_url = || ControllerError::BadUrl { url: url.to_string() };
+        for url in controller_urls(url) {
+            let has_scheme = url.starts_with("http://") || url.starts_with("https://");
+            let whole = |e: &Endpoint| has_scheme && e.uri().host().is_some() && e.uri().port().is_some();
+            dialer.endpoint(url).ok().filter(whole).ok_or_else(bad_url)?;
+        }
+        let tune = |endpoint: Endpoint| watched(endpoint.connect_timeout(limits::CONTROLLER_CONNECT));
+        let channel = LeaderChannel::new(dialer.clone(), controller_urls(url), tune).map_err(|_| bad_url())?;
         let grpc = Grpc::new(channel)
             .max_decoding_message_size(limits::GRPC_MESSAGE_BYTES)
             .max_encoding_message_size(limits::GRPC_MESSAGE_BYTES);
@@ -119,6 +124,7 @@ impl ControllerClient {
     /// harmless.
     pub async fn commit(&self, ts: TableShard, epoch: Epoch, change: &PartChange) -> Result<(), FsError> {
         let record: bytes::Bytes = codec::encode(change).into();
+        let token: bytes::Bytes = CommitToken::random().to_wire().into();
         let request = || wire::CommitPartsRequest {
             node: self.node.to_string(),
             incarnation: self.incarnation().0,
@@ -126,6 +132,7 @@ impl ControllerClient {
             shard: u32::from(ts.shard.0),
             epoch: epoch.0,
             change_record: record.clone(),
+            token: token.clone(),
         };
         let outcome = patiently(|| {
             let mut grpc = self.grpc.clone();

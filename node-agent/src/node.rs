@@ -13,6 +13,7 @@ use moorhouse_catalog::{Incarnation, Node, NodeView, TableShard};
 use moorhouse_engine::{Admin, ClusterConfig, ClusterShard, EngineBinary, EngineConfig, SqlUser};
 use moorhouse_objects::{Objects, ObjectsUrl};
 use moorhouse_proto::agent_server::AgentServer;
+use moorhouse_security::{Credentials, Dialer, GuardLayer, RoleKind, incoming};
 use tokio::sync::{mpsc, watch};
 use tonic::transport::Server;
 
@@ -67,20 +68,25 @@ fn failed(error: impl ToString) -> NodeError {
 /// Runs a node until SIGTERM, or until it can no longer be one.
 pub async fn run(args: Args) -> Result<(), NodeError> {
     let binary = check(&args)?;
-    let controller = ControllerClient::new(&args.controller, args.name.clone()).map_err(setup)?;
+    let certificates = TaskGroup::new();
+    let credentials = args.tls.open(RoleKind::Agent, Some(args.name.as_str()), &certificates).map_err(setup)?;
+    let dialer = Dialer::from(credentials.clone());
+    let controller = ControllerClient::new(&args.controller, args.name.clone(), &dialer).map_err(setup)?;
     let view = controller.register(&node_record(&args)).await.map_err(setup)?;
     let mistakes = args.mistakes(Some(view.shards.get()));
     if !mistakes.is_empty() {
         return Err(NodeError::Setup(mistakes));
     }
     let view = Arc::new(view);
-    let source = open_bytes(&args, &view, &controller).await?;
+    let source = open_bytes(&args, &view, &controller, dialer).await?;
     let (refresh, refreshes) = mpsc::channel(limits::REFRESH_QUEUE);
     let clock = Arc::new(SystemClock);
     let fs = Arc::new(ShardFs::new(args.name.clone(), source, controller.clone(), clock, refresh));
     fs.apply_view(&view).map_err(failed)?;
     let mount = mount(&args, &fs)?;
-    let served = serve(&args, binary, view, controller, fs.clone(), refreshes).await;
+    let parts = Parts { binary, view, controller, fs: fs.clone(), refresh: refreshes, credentials };
+    let served = serve(&args, parts).await;
+    certificates.shutdown(limits::UNMOUNT).await;
     if let Err(error) = fs.flush_letting().await {
         tracing::warn!(%error, "what the engine let go of last was not reported; it comes back covered");
     }
@@ -168,7 +174,12 @@ fn node_record(args: &Args) -> Node {
 }
 
 /// Opens the bucket and the SSD, and compares the SSD with what the catalog believes to be on it.
-async fn open_bytes(args: &Args, view: &NodeView, controller: &ControllerClient) -> Result<BlobSource, NodeError> {
+async fn open_bytes(
+    args: &Args,
+    view: &NodeView,
+    controller: &ControllerClient,
+    dialer: Dialer,
+) -> Result<BlobSource, NodeError> {
     let url: ObjectsUrl = view.objects_url.parse().map_err(setup)?;
     let objects = Objects::open(&url).await.map_err(setup)?;
     objects.claim(view.warehouse.0).await.map_err(setup)?;
@@ -196,7 +207,7 @@ async fn open_bytes(args: &Args, view: &NodeView, controller: &ControllerClient)
         tracing::error!(lost, "starting without them, as asked: the parts that they belong to cannot be read");
     }
     tracing::info!(staged = staged.len(), leftovers, "the SSD agrees with the catalog");
-    let source = BlobSource::new(cache, objects);
+    let source = BlobSource::new(cache, objects, dialer);
     source.apply_view(view);
     Ok(source)
 }
@@ -216,14 +227,18 @@ fn mount(args: &Args, fs: &Arc<ShardFs>) -> Result<Mount, NodeError> {
     Ok(mount)
 }
 
-async fn serve(
-    args: &Args,
+/// What a node that is registered and mounted serves with.
+struct Parts {
     binary: EngineBinary,
     view: Arc<NodeView>,
     controller: ControllerClient,
     fs: Arc<ShardFs>,
     refresh: mpsc::Receiver<TableShard>,
-) -> Result<(), NodeError> {
+    credentials: Option<Credentials>,
+}
+
+async fn serve(args: &Args, parts: Parts) -> Result<(), NodeError> {
+    let Parts { binary, view, controller, fs, refresh, credentials } = parts;
     let tasks = TaskGroup::new();
     let (views, view_changes) = watch::channel(view.clone());
     let (applied, applied_changes) = watch::channel(Applied::default());
@@ -245,7 +260,7 @@ async fn serve(
         arriving: std::sync::Mutex::default(),
         copying: tokio::sync::Mutex::default(),
     };
-    start_service(args, service, &tasks);
+    start_service(args, service, credentials, &tasks).await?;
     let owner = EngineOwner {
         binary,
         config: engine_config(args, &view),
@@ -291,17 +306,28 @@ fn engine_ended(ended: Result<Result<(), moorhouse_engine::EngineError>, tokio::
     }
 }
 
-fn start_service(args: &Args, service: AgentService, tasks: &TaskGroup) {
+async fn start_service(
+    args: &Args,
+    service: AgentService,
+    credentials: Option<Credentials>,
+    tasks: &TaskGroup,
+) -> Result<(), NodeError> {
     let server = AgentServer::new(service)
         .max_decoding_message_size(limits::GRPC_MESSAGE_BYTES)
         .max_encoding_message_size(limits::GRPC_MESSAGE_BYTES);
-    let (address, stop) = (args.listen, tasks.token());
+    let listener = tokio::net::TcpListener::bind(args.listen).await;
+    let listener = listener.map_err(|error| setup(format!("--listen {}: {error}", args.listen)))?;
+    let stop = tasks.token();
+    let serving = Server::builder()
+        .layer(GuardLayer)
+        .add_service(server)
+        .serve_with_incoming_shutdown(incoming(listener, credentials), stop.cancelled_owned());
     tasks.spawn("service", async move {
-        let served = Server::builder().add_service(server).serve_with_shutdown(address, stop.cancelled_owned()).await;
-        if let Err(error) = served {
+        if let Err(error) = serving.await {
             tracing::error!(%error, "the agent's service ended");
         }
     });
+    Ok(())
 }
 
 async fn let_go(fs: Arc<ShardFs>) {

@@ -10,6 +10,7 @@ use futures::TryStreamExt;
 use object_store::aws::{AmazonS3Builder, S3ConditionalPut};
 use object_store::client::{HttpError, HttpErrorKind};
 use object_store::local::LocalFileSystem;
+use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::prefix::PrefixStore;
 use object_store::{
@@ -79,6 +80,10 @@ impl Door {
         let store = LocalFileSystem::new_with_prefix(path).map_err(|error| failed(error.to_string()))?.with_fsync(true);
         let place = ObjectsUrl(Place::Directory(path.to_owned())).to_string();
         Ok(Self { store: Box::new(store), place, bucket: None })
+    }
+
+    pub fn in_memory() -> Self {
+        Self { store: Box::new(InMemory::new()), place: "memory:".to_owned(), bucket: None }
     }
 
     pub fn open_bucket(bucket: &Bucket, credentials: Option<S3Credentials>) -> Result<Self, ObjectsError> {

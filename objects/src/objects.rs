@@ -60,6 +60,11 @@ impl Objects {
         Self::open_door(url, Some(credentials)).await
     }
 
+    /// Objects that end with their last clone: for tests that must not wait for a disk.
+    pub fn in_memory() -> Self {
+        Self { door: Arc::new(Door::in_memory()) }
+    }
+
     /// Makes this prefix the warehouse's own, or confirms that it already is; [`ObjectsError::OtherWarehouse`] if it is
     /// another's. The marker is put only if absent and read back, so that of two racing warehouses at most one succeeds
     /// on a store with conditional puts. On a store that ignores the condition, the loser of a race is only found out

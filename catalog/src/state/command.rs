@@ -6,6 +6,7 @@ use crate::ids::{
     BlobId, DdlSeq, Epoch, GroupName, Incarnation, NodeName, ObjectKey, ShardId, SqlName, TableId, TableShard, Version,
 };
 use crate::invariants::Violation;
+use crate::packed::CommitToken;
 use crate::records::{DdlOutcome, DdlStatement, Node, PartChange, Table, Warehouse};
 
 /// One change. It happens whole or not at all.
@@ -46,6 +47,8 @@ pub enum Command {
         if_not_exists: bool,
     },
     ActivateTable(TableId),
+    /// One bounded step of removing what dropped tables have left. Nothing left is no error.
+    ClearLeaving,
     DropTable {
         database: SqlName,
         name: SqlName,
@@ -77,6 +80,8 @@ pub struct CommitParts {
     pub epoch: Epoch,
     pub at: TableShard,
     pub change: PartChange,
+    /// A repetition under the same token gets the answer of before, whoever leads by then.
+    pub token: Option<CommitToken>,
 }
 
 #[derive(Debug, Clone)]

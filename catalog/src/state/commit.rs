@@ -1,10 +1,11 @@
 //! `CommitParts`: the fence, and what a change of a table shard's parts really changes.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::entry::Entry;
 use crate::ids::{BlobId, ObjectKey, PartPath, TableShard, Version};
+use crate::packed::{ChangelogEntry, CommitToken};
 use crate::parts::PartInfo;
 use crate::records::{FileEntry, Inode, Location, Manifest, PartChange, Relocation};
 use crate::state::Shard;
@@ -19,17 +20,20 @@ const INODE_BYTES: usize = 256 << 10;
 const RELOCATIONS_AN_ENTRY: usize = 4_096;
 
 /// The parts that a change touches, as they will be; `None`: gone.
-type Overlay = BTreeMap<PartPath, Option<Arc<Manifest>>>;
+type Overlay = BTreeMap<PartPath, Option<Manifest>>;
 
 impl<'a> Plan<'a> {
     pub fn commit_parts(mut self, commit: CommitParts) -> Planned<'a> {
+        if let Some(version) = self.answered_before(&commit) {
+            return self.done(Reply::Committed(version));
+        }
         self.check_fence(&commit)?;
         let upload = |r: &Relocation| matches!(r.location, Location::Stored { .. });
         if !commit.change.relocated.iter().all(upload) {
             let message = "a commit relocates to the object store only; staged bytes move with their shard";
             return Err(CatalogError::Invalid(message.to_owned()));
         }
-        let version = self.change_shard(commit.at, &commit.change)?;
+        let version = self.change_shard(commit.at, &commit.change, commit.token)?;
         self.done(Reply::Committed(version))
     }
 
@@ -39,6 +43,13 @@ impl<'a> Plan<'a> {
         let changed = !known.is_empty();
         self.entries.extend(known.into_iter().map(|object| Entry::Doomed(object, None)));
         self.done(Reply::Changed(changed))
+    }
+
+    /// The version that a commit of this token has made, as far back as the changelog goes.
+    fn answered_before(&self, commit: &CommitParts) -> Option<Version> {
+        let token = commit.token?;
+        let changes = &self.catalog.shard(commit.at)?.changes;
+        changes.iter().rev().find(|(_, entry)| entry.token == Some(token)).map(|(version, _)| *version)
     }
 
     fn check_fence(&self, commit: &CommitParts) -> Result<(), CatalogError> {
@@ -70,26 +81,32 @@ impl<'a> Plan<'a> {
     }
 
     /// Plans `change` and its changelog entries; answers with the version after it.
-    pub fn change_shard(&mut self, at: TableShard, change: &PartChange) -> Result<Version, CatalogError> {
+    pub fn change_shard(
+        &mut self,
+        at: TableShard,
+        change: &PartChange,
+        token: Option<CommitToken>,
+    ) -> Result<Version, CatalogError> {
         const EMPTY: &Shard = &Shard::EMPTY;
         let shard = self.catalog.shards.get(&at).unwrap_or(EMPTY);
         self.check_change(change)?;
         let mut overlay = Overlay::new();
         let mut effective = PartChange::default();
         remove(shard, change, &mut overlay);
-        add(shard, change, &mut overlay)?;
-        effective.relocated = relocate(shard, &change.relocated, &mut overlay);
+        add(at, shard, change, &mut overlay)?;
+        effective.relocated = relocate(at, shard, &change.relocated, &mut overlay);
         for object in objects_in(change) {
             self.mention(object);
         }
         let added: BTreeSet<&PartPath> = change.added.iter().map(|part| &part.part).collect();
+        let mut entry = ChangelogEntry { token, ..ChangelogEntry::default() };
         for (path, after) in overlay {
-            let before = shard.parts.get(&path);
-            if before == after.as_ref() {
+            let before = shard.manifest(at, &path);
+            if before == after {
                 continue;
             }
-            self.push_part(at, before, &path, after.clone());
-            let replaced = match (before, &after) {
+            self.push_part(at, &path, after.as_ref());
+            let replaced = match (&before, &after) {
                 (Some(before), Some(after)) => !same_content(before, after),
                 (Some(_), None) => true,
                 (None, _) => false,
@@ -97,12 +114,20 @@ impl<'a> Plan<'a> {
             if replaced {
                 effective.removed.push(path.clone());
             }
-            if let Some(part) = after.filter(|_| added.contains(&path) && (replaced || before.is_none())) {
-                effective.added.push(Arc::unwrap_or_clone(part));
+            match after {
+                Some(part) if added.contains(&path) && (replaced || before.is_none()) => {
+                    entry.added.push(path);
+                    effective.added.push(part);
+                }
+                Some(_) if !replaced => entry.relocated.push(path),
+                Some(_) | None => {}
             }
         }
         self.change_inodes(at, shard, change, &mut effective);
-        Ok(self.number_changes(at, shard, effective))
+        entry.removed.clone_from(&effective.removed);
+        entry.inodes_removed.clone_from(&effective.inodes_removed);
+        entry.inodes_put = effective.inodes_put.iter().map(|inode| inode.path.clone()).collect();
+        Ok(self.number_changes(at, shard, effective, entry))
     }
 
     fn check_change(&self, change: &PartChange) -> Result<(), CatalogError> {
@@ -153,17 +178,26 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// Gives the change its number; forgets entries that are too old.
-    fn number_changes(&mut self, at: TableShard, shard: &Shard, mut change: PartChange) -> Version {
+    /// Gives the change its numbers, more than one if it has very many relocations; forgets entries that are too old.
+    /// `change` is for those who watch, `entry` for those who come later.
+    fn number_changes(
+        &mut self,
+        at: TableShard,
+        shard: &Shard,
+        mut change: PartChange,
+        mut entry: ChangelogEntry,
+    ) -> Version {
         let mut version = shard.version;
-        let mut later = change.relocated.split_off(change.relocated.len().min(RELOCATIONS_AN_ENTRY));
-        while change != PartChange::default() {
+        let mut later = split_off(&mut change.relocated);
+        let mut names_later = split_off(&mut entry.relocated);
+        while change != PartChange::default() || !entry.relocated.is_empty() {
             version = version.next();
-            let numbered = Arc::new(std::mem::take(&mut change));
-            self.push(Entry::Change(at, version, Some(Arc::clone(&numbered))));
-            self.changes.push((at, version, numbered));
-            let rest = later.split_off(later.len().min(RELOCATIONS_AN_ENTRY));
+            self.push(Entry::Change(at, version, Some(Arc::new(std::mem::take(&mut entry)))));
+            self.changes.push((at, version, Arc::new(std::mem::take(&mut change))));
+            let rest = split_off(&mut later);
             change.relocated = std::mem::replace(&mut later, rest);
+            let rest = split_off(&mut names_later);
+            entry.relocated = std::mem::replace(&mut names_later, rest);
         }
         if version != shard.version {
             self.push(Entry::Version(at, Some(version)));
@@ -175,18 +209,23 @@ impl<'a> Plan<'a> {
     }
 }
 
+/// What is too much for one changelog entry.
+fn split_off<T>(list: &mut Vec<T>) -> Vec<T> {
+    list.split_off(list.len().min(RELOCATIONS_AN_ENTRY))
+}
+
 fn remove(shard: &Shard, change: &PartChange, overlay: &mut Overlay) {
     let known = change.removed.iter().filter(|path| shard.parts.contains_key(path));
     overlay.extend(known.map(|path| (path.clone(), None)));
 }
 
-fn add(shard: &Shard, change: &PartChange, overlay: &mut Overlay) -> Result<(), CatalogError> {
-    let stored = stored_blobs(shard, &change.added);
+fn add(at: TableShard, shard: &Shard, change: &PartChange, overlay: &mut Overlay) -> Result<(), CatalogError> {
+    let stored = stored_blobs(at, shard, &change.added);
     for part in &change.added {
-        if let Some(there) = shard.parts.get(&part.part).filter(|there| same_content(there, part)) {
+        if let Some(there) = shard.manifest(at, &part.part).filter(|there| same_content(there, part)) {
             // A repetition, or removed and added again in one change: it stays as it is.
             if overlay.contains_key(&part.part) {
-                overlay.insert(part.part.clone(), Some(Arc::clone(there)));
+                overlay.insert(part.part.clone(), Some(there));
             }
             continue;
         }
@@ -194,10 +233,10 @@ fn add(shard: &Shard, change: &PartChange, overlay: &mut Overlay) -> Result<(), 
         let mut part = part.clone();
         part.files.iter_mut().for_each(|file| {
             if let Some(location) = stored.get(&file.blob) {
-                file.location = Location::clone(location);
+                file.location = location.clone();
             }
         });
-        overlay.insert(part.part.clone(), Some(Arc::new(part)));
+        overlay.insert(part.part.clone(), Some(part));
     }
     Ok(())
 }
@@ -205,7 +244,7 @@ fn add(shard: &Shard, change: &PartChange, overlay: &mut Overlay) -> Result<(), 
 /// ClickHouse would silently ignore a part that another covers: its rows would be lost.
 fn check_not_covered(shard: &Shard, overlay: &Overlay, added: &PartPath) -> Result<(), CatalogError> {
     let Some(new) = PartInfo::parse(added.as_str()) else { return Ok(()) };
-    for path in shard.parts.keys().filter(|path| *path != added && !overlay.contains_key(path)) {
+    for path in shard.parts_of(&new.partition).filter(|path| *path != added && !overlay.contains_key(path)) {
         let Some(there) = PartInfo::parse(path.as_str()) else { continue };
         if there.covers(&new) {
             return Err(CatalogError::Invalid(format!("part {added} is covered by {path}, which is there already")));
@@ -215,21 +254,24 @@ fn check_not_covered(shard: &Shard, overlay: &Overlay, added: &PartPath) -> Resu
 }
 
 /// The stored places of blobs that `added` believes to be staged: a hard link made while the upload ended.
-fn stored_blobs<'a>(shard: &'a Shard, added: &[Manifest]) -> HashMap<BlobId, &'a Location> {
-    let staged = |file: &&FileEntry| matches!(file.location, Location::Staged { .. });
-    let wanted: BTreeSet<BlobId> = added.iter().flat_map(|p| &p.files).filter(staged).map(|file| file.blob).collect();
-    let files = shard.parts.values().flat_map(|part| &part.files);
+fn stored_blobs(at: TableShard, shard: &Shard, added: &[Manifest]) -> HashMap<BlobId, Location> {
+    let staged = |file: &FileEntry| matches!(file.location, Location::Staged { .. });
+    let wanted: HashSet<BlobId> =
+        added.iter().flat_map(|p| &p.files).filter(|file| staged(file)).map(|file| file.blob).collect();
+    let having = shard.parts.iter().filter(|(_, part)| part.may_have(&wanted));
+    let files = having.flat_map(|(path, part)| part.open(at, path).files);
     let stored = files.filter(|file| wanted.contains(&file.blob) && !staged(file));
-    stored.map(|file| (file.blob, &file.location)).collect()
+    stored.map(|file| (file.blob, file.location)).collect()
 }
 
 /// Moves blobs in every part that has them; answers with the relocations that changed something. What is stored never goes
 /// back to being staged.
-fn relocate(shard: &Shard, relocated: &[Relocation], overlay: &mut Overlay) -> Vec<Relocation> {
+fn relocate(at: TableShard, shard: &Shard, relocated: &[Relocation], overlay: &mut Overlay) -> Vec<Relocation> {
     let places: HashMap<BlobId, &Location> = relocated.iter().map(|r| (r.blob, &r.location)).collect();
     if places.is_empty() {
         return Vec::new();
     }
+    let wanted: HashSet<BlobId> = places.keys().copied().collect();
     let new_place = |file: &FileEntry| {
         let place = *places.get(&file.blob).filter(|place| ***place != file.location)?;
         let back = matches!((&file.location, place), (Location::Stored { .. }, Location::Staged { .. }));
@@ -237,20 +279,21 @@ fn relocate(shard: &Shard, relocated: &[Relocation], overlay: &mut Overlay) -> V
     };
     let mut effective = BTreeSet::new();
     let mut moved = Vec::new();
-    let kept = shard.parts.iter().filter(|(path, _)| !overlay.contains_key(*path));
-    let touched = overlay.iter().filter_map(|(path, part)| Some((path, part.as_ref()?)));
-    for (path, part) in kept.chain(touched) {
-        if !part.files.iter().any(|file| new_place(file).is_some()) {
-            continue;
-        }
-        let mut part = Manifest::clone(part);
+    let kept = shard.parts.iter().filter(|(path, part)| !overlay.contains_key(*path) && part.may_have(&wanted));
+    let kept = kept.map(|(path, part)| part.open(at, path));
+    let touched: Vec<Manifest> = overlay.values().flatten().cloned().collect();
+    for mut part in kept.chain(touched) {
+        let mut changed = false;
         for file in &mut part.files {
             if let Some(place) = new_place(file) {
                 file.location = place.clone();
                 effective.insert(file.blob);
+                changed = true;
             }
         }
-        moved.push((path.clone(), Some(Arc::new(part))));
+        if changed {
+            moved.push((part.part.clone(), Some(part)));
+        }
     }
     overlay.extend(moved);
     effective.into_iter().map(|blob| Relocation { blob, location: places[&blob].clone() }).collect()

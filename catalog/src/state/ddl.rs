@@ -2,7 +2,7 @@
 
 use crate::entry::Entry;
 use crate::ids::{DdlSeq, SqlName, TableId};
-use crate::records::{Database, DdlOutcome, DdlStatement, DdlTask, Table, TableState};
+use crate::records::{Database, DdlOutcome, DdlStatement, DdlTask, LeavingTable, Table, TableState};
 use crate::state::command::{CatalogError, Reply};
 use crate::state::plan::{Plan, Planned};
 
@@ -108,16 +108,61 @@ impl<'a> Plan<'a> {
         self.shown(Reply::Changed(true))
     }
 
-    /// With its parts; their objects are doomed where no other table refers to them.
+    /// A table that one step can clear is gone at once; a larger one leaves, and is cleared by [`Self::clear_leaving`].
     fn remove_table(&mut self, table: &Table) {
-        for (&at, shard) in self.catalog.table_shards(table.id) {
-            for (path, part) in &shard.parts {
-                self.push_part(at, Some(part), path, None);
-            }
-            self.entries.extend(shard.inodes.keys().map(|path| Entry::Inode(at, path.clone(), None)));
-            self.entries.extend(shard.changes.keys().map(|version| Entry::Change(at, *version, None)));
-            self.push(Entry::Version(at, None));
-        }
+        let room = self.catalog.limits.drop_step.saturating_sub(self.entries.len());
         self.push(Entry::Table(table.id, None));
+        if !self.clear(table.id, room) {
+            self.push(Entry::Leaving(table.id, Some(LeavingTable { id: table.id })));
+        }
+    }
+
+    /// One step: records of one dropped table, as many as fit into a transaction. Changes nothing once all are removed.
+    pub fn clear_leaving(mut self) -> Planned<'a> {
+        let Some(&table) = self.catalog.leaving.keys().next() else { return self.unchanged() };
+        let room = self.catalog.limits.drop_step;
+        if self.clear(table, room) {
+            self.push(Entry::Leaving(table, None));
+        }
+        self.done(Reply::Changed(true))
+    }
+
+    /// Removes records of a table for about `room` writes; objects are doomed where nothing else refers to them. True if
+    /// none is left.
+    fn clear(&mut self, table: TableId, room: usize) -> bool {
+        let mut room = room;
+        let catalog = self.catalog;
+        for (&at, shard) in catalog.table_shards(table) {
+            for path in shard.parts.keys() {
+                // A part, and the object that it may have had.
+                if room < 2 {
+                    return false;
+                }
+                room -= 2;
+                self.push_part(at, path, None);
+            }
+            let inodes = shard.inodes.keys().map(|path| Entry::Inode(at, path.clone(), None));
+            let mut rest: Vec<Entry> = inodes.collect();
+            // The oldest first, so that the changelog has no gap at any time.
+            rest.extend(shard.changes.keys().map(|version| Entry::Change(at, *version, None)));
+            rest.push(Entry::Version(at, None));
+            if rest.len() > room {
+                rest.truncate(room);
+                // The newest entry goes together with the version.
+                if matches!(rest.last(), Some(Entry::Change(_, version, _)) if *version == shard.version) {
+                    rest.pop();
+                }
+                self.entries.extend(rest);
+                return false;
+            }
+            room -= rest.len();
+            self.entries.extend(rest);
+        }
+        let layouts: Vec<Entry> = catalog.layouts.of(table).map(|l| Entry::Layout(table, l.number, None)).collect();
+        if layouts.len() > room {
+            return false;
+        }
+        self.entries.extend(layouts);
+        true
     }
 }

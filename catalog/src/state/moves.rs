@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashSet};
 
 use crate::entry::Entry;
-use crate::ids::{BlobId, GroupName, NodeName, PartPath, ShardId};
+use crate::ids::{BlobId, GroupName, NodeName, PartPath, ShardId, TableShard};
 use crate::parts::PartInfo;
 use crate::records::{Assignment, Location, MoveIntent, PartChange, Relocation};
 use crate::state::Shard;
@@ -52,8 +52,8 @@ impl<'a> Plan<'a> {
         let owned: BTreeSet<_> = self.directory().tables.values().filter(|t| t.owner == group).map(|t| t.id).collect();
         let catalog = self.catalog;
         for (&at, parts) in catalog.shards.iter().filter(|(at, _)| at.shard == shard && owned.contains(&at.table)) {
-            let change = hand_over(parts, to, &blobs)?;
-            self.change_shard(at, &change)?;
+            let change = hand_over(at, parts, to, &blobs)?;
+            self.change_shard(at, &change, None)?;
         }
         let epoch = assignment.epoch.next();
         let moved = Assignment { node: to.clone(), epoch, moving: None, group: group.clone(), shard };
@@ -72,7 +72,7 @@ impl<'a> Plan<'a> {
 
 /// Staged bytes are from now on those of the receiving node; covered parts are not taken along. What is no part
 /// (`detached/…`) may stay behind: peers still read it, and its node cannot be removed.
-fn hand_over(shard: &Shard, to: &NodeName, blobs: &HashSet<BlobId>) -> Result<PartChange, CatalogError> {
+fn hand_over(at: TableShard, shard: &Shard, to: &NodeName, blobs: &HashSet<BlobId>) -> Result<PartChange, CatalogError> {
     let active: BTreeSet<&str> = shard.active().into_iter().collect();
     let is_part = |path: &PartPath| PartInfo::parse(path.as_str()).is_some();
     let mut change = PartChange::default();
@@ -83,7 +83,10 @@ fn hand_over(shard: &Shard, to: &NodeName, blobs: &HashSet<BlobId>) -> Result<Pa
             change.removed.push(path.clone());
             continue;
         }
-        for file in &part.files {
+        if part.is_one_object() {
+            continue;
+        }
+        for file in &part.open(at, path).files {
             match &file.location {
                 Location::Staged { node } if node != to => {
                     if blobs.contains(&file.blob) {

@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use crate::directory::Directory;
 use crate::entry::Entry;
-use crate::ids::{ObjectKey, TableShard, Version};
+use crate::ids::{ObjectKey, PartPath, TableId, TableShard, Version};
+use crate::packed::{Layout, LayoutNumber, PackedPart};
 use crate::records::{DoomedObject, Manifest, PartChange, Warehouse};
 use crate::state::command::{CatalogError, Reply};
-use crate::state::{Catalog, objects_of};
+use crate::state::Catalog;
 
 pub(super) type Planned<'a> = Result<Plan<'a>, CatalogError>;
 
@@ -20,12 +21,22 @@ pub(super) struct Plan<'a> {
     pub changes: Vec<(TableShard, Version, Arc<PartChange>)>,
     /// How the plan changes the number of references to each object that it mentions.
     references: BTreeMap<ObjectKey, i64>,
+    /// Layouts that the plan makes.
+    layouts: Vec<(TableId, Arc<Layout>)>,
 }
 
 impl<'a> Plan<'a> {
     pub fn new(catalog: &'a Catalog, now_ms: u64) -> Self {
         let reply = Reply::Changed(false);
-        Self { catalog, now_ms, reply, entries: Vec::new(), changes: Vec::new(), references: BTreeMap::new() }
+        Self {
+            catalog,
+            now_ms,
+            reply,
+            entries: Vec::new(),
+            changes: Vec::new(),
+            references: BTreeMap::new(),
+            layouts: Vec::new(),
+        }
     }
 
     pub fn directory(&self) -> &'a Directory {
@@ -59,20 +70,38 @@ impl<'a> Plan<'a> {
         Ok(self)
     }
 
-    pub fn push_part(
-        &mut self,
-        at: TableShard,
-        old: Option<&Arc<Manifest>>,
-        path: &crate::ids::PartPath,
-        new: Option<Arc<Manifest>>,
-    ) {
-        for object in old.into_iter().flat_map(|part| objects_of(part)) {
-            *self.references.entry(object.clone()).or_insert(0) -= 1;
+    pub fn push_part(&mut self, at: TableShard, path: &PartPath, new: Option<&Manifest>) {
+        let old = self.catalog.shards.get(&at).and_then(|shard| shard.parts.get(path));
+        for object in old.into_iter().flat_map(|part| part.objects(at, path)) {
+            *self.references.entry(object).or_insert(0) -= 1;
         }
-        for object in new.iter().flat_map(|part| objects_of(part)) {
-            *self.references.entry(object.clone()).or_insert(0) += 1;
+        let new = new.map(|manifest| self.pack(at, manifest));
+        for object in new.iter().flat_map(|part| part.objects(at, path)) {
+            *self.references.entry(object).or_insert(0) += 1;
         }
         self.push(Entry::Part(at, path.clone(), new));
+    }
+
+    /// With the table's layout of these names; makes it if there is room.
+    fn pack(&mut self, at: TableShard, manifest: &Manifest) -> PackedPart {
+        let table = at.table;
+        PackedPart::pack(at, manifest, |content| {
+            let new = self.layouts.iter().filter(|(of, _)| *of == table).map(|(_, layout)| layout);
+            let mut newest = LayoutNumber(0);
+            for layout in self.catalog.layouts.of(table).chain(new) {
+                if layout.has(&content) {
+                    return Ok(Arc::clone(layout));
+                }
+                newest = newest.max(layout.number);
+            }
+            if newest.0 >= self.catalog.limits.layouts_a_table {
+                return Err(content);
+            }
+            let layout = Arc::new(Layout::new(LayoutNumber(newest.0 + 1), content));
+            self.layouts.push((table, Arc::clone(&layout)));
+            self.entries.push(Entry::Layout(table, layout.number, Some(Arc::clone(&layout))));
+            Ok(layout)
+        })
     }
 
     /// The object is spoken of: if nothing refers to it in the end, it is doomed.
@@ -84,7 +113,7 @@ impl<'a> Plan<'a> {
         let catalog = self.catalog;
         let not_before_ms = self.now_ms.saturating_add(catalog.limits.delete_grace_ms);
         for (object, delta) in std::mem::take(&mut self.references) {
-            let before = catalog.references.get(&object).copied().unwrap_or(0);
+            let before = catalog.references.count(&object);
             if before.saturating_add_signed(delta) == 0 && !catalog.doomed.contains_key(&object) {
                 let doomed = DoomedObject { object: object.clone(), not_before_ms };
                 self.push(Entry::Doomed(object, Some(doomed)));

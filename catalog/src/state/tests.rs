@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::entry::Write;
+use crate::packed::CommitToken;
 use crate::ids::{Epoch, GroupName, Incarnation, ShardCount, SqlName, WarehouseId};
 use crate::records::{DdlOutcome, DdlStatement, FileEntry, Node, Relocation, Table, TableState, Warehouse};
 use uuid::Uuid;
@@ -120,7 +121,7 @@ impl World {
         let assignment = self.catalog.directory().assignment(&group("etl"), ShardId(0)).expect("given out").clone();
         let incarnation = self.catalog.directory().nodes[&assignment.node].incarnation;
         let commit =
-            CommitParts { node: assignment.node, incarnation, epoch: assignment.epoch, at: self.at(0), change };
+            CommitParts { node: assignment.node, incarnation, epoch: assignment.epoch, at: self.at(0), change, token: None };
         match self.apply(Command::CommitParts(commit))?.reply {
             Reply::Committed(version) => Ok(version),
             other => panic!("{other:?}"),
@@ -206,6 +207,7 @@ fn registering_again_fences_the_process_of_before() {
         epoch: Epoch(1),
         at: world.at(0),
         change: PartChange { removed: vec![path("all_1_1_0")], ..PartChange::default() },
+        token: None,
     };
     assert_eq!(world.must(register("a", "etl")), Reply::Registered { incarnation: Incarnation(2), took_shards: 0 });
     let fenced = world.refused(Command::CommitParts(old.clone()));
@@ -222,7 +224,7 @@ fn only_the_holder_in_the_owner_group_commits() {
     let mut world = World::new();
     let commit = |by: &str, at| {
         let change = PartChange { added: vec![part("all_1_1_0", &[(1, staged(by))])], ..PartChange::default() };
-        Command::CommitParts(CommitParts { node: node(by), incarnation: Incarnation(1), epoch: Epoch(1), at, change })
+        Command::CommitParts(CommitParts { node: node(by), incarnation: Incarnation(1), epoch: Epoch(1), at, change, token: None })
     };
     let at = world.at(0);
     let refusals = [world.refused(commit("b", at)), world.refused(commit("r", at))];
@@ -270,8 +272,8 @@ fn an_object_lives_as_long_as_one_part_refers_to_it() {
     world.add(part("all_1_1_0", &[(1, stored("o")), (2, staged("a"))])).expect("adds");
     // A mutation links the file that it did not change.
     world.add(part("all_1_1_0_2", &[(1, staged("a")), (3, staged("a"))])).expect("mutates");
-    let linked = &world.shard().parts[&path("all_1_1_0_2")].files[0];
-    assert_eq!(linked.location, stored("o"), "what is stored is not staged again by a link");
+    let linked = world.shard().manifest(world.at(0), &path("all_1_1_0_2")).expect("there");
+    assert_eq!(linked.files[0].location, stored("o"), "what is stored is not staged again by a link");
     world.remove(&["all_1_1_0"]).expect("cleans up");
     assert!(world.catalog.doomed().is_empty());
     world.remove(&["all_1_1_0_2"]).expect("drops");
@@ -332,17 +334,17 @@ fn the_changelog_tells_a_reader_all_or_sends_it_to_a_snapshot() {
             world.remove(&[&format!("all_{0}_{0}_0", number - 3)]).expect("removes");
         }
         let since = Version(if number > 3 { 2 * number as u64 - 5 } else { number as u64 - 1 });
-        for (_, change) in world.catalog.changes_since(at, since).expect("recent") {
-            change.removed.iter().for_each(|path| drop(reader.remove(path)));
-            reader.extend(change.added.iter().map(|part| (part.part.clone(), part.clone())));
-        }
-        let there: BTreeMap<_, _> = world.shard().parts.iter().map(|(p, m)| (p.clone(), (**m).clone())).collect();
+        let (version, change) = world.catalog.changes_since(at, since).expect("recent");
+        assert_eq!(version, world.shard().version);
+        change.removed.iter().for_each(|path| drop(reader.remove(path)));
+        reader.extend(change.added.iter().map(|part| (part.part.clone(), part.clone())));
+        let there: BTreeMap<_, _> = world.shard().manifests(at).map(|m| (m.part.clone(), m)).collect();
         assert_eq!(reader, there);
     }
     assert_eq!(world.shard().changes.len() as u64, kept);
     assert_eq!(world.catalog.changes_since(at, Version(1)), Err(SnapshotRequired));
     assert_eq!(world.catalog.changes_since(at, Version(u64::MAX - 1)), Err(SnapshotRequired));
-    assert_eq!(world.catalog.changes_since(at, world.shard().version), Ok(Vec::new()));
+    assert_eq!(world.catalog.changes_since(at, world.shard().version), Ok((world.shard().version, PartChange::default())));
     assert_eq!(world.reloaded(), world.catalog);
 }
 
@@ -371,7 +373,7 @@ fn a_dropped_table_leaves_nothing_but_doomed_objects() {
     assert!(world.catalog.shards().is_empty() && world.catalog.directory().tables.is_empty());
     assert_eq!(world.catalog.doomed().len(), 2);
     let of_table = |kind: &str| world.stored.keys().any(|key| key.starts_with(kind.as_bytes()));
-    assert!(!["part/", "version/", "change/", "inode/", "table/"].into_iter().any(of_table));
+    assert!(!["part/", "version/", "change/", "inode/", "table/", "layout/", "leaving/"].into_iter().any(of_table));
     assert_eq!(world.reloaded(), world.catalog);
 }
 
@@ -434,7 +436,7 @@ fn a_move_hands_over_the_active_parts() {
     assert!(missing.to_string().contains("3.bin of part all_1_2_1"), "{missing}");
     assert_eq!(world.must(complete_move(1, &[3])), Reply::Moved { epoch: Epoch(2) });
     assert_eq!(world.names(), ["all_1_2_1", "detached/all_9_9_0"], "covered parts are not taken along");
-    let locations: Vec<_> = world.shard().parts.values().flat_map(|p| &p.files).map(|f| f.location.clone()).collect();
+    let locations: Vec<_> = world.shard().manifests(world.at(0)).flat_map(|p| p.files).map(|f| f.location).collect();
     assert_eq!(locations, [staged("b"), stored("o"), staged("a")]);
     assert_eq!(world.shard().version, Version(5));
     assert_eq!(world.add(part("all_3_3_0", &[(6, staged("b"))])), Ok(Version(6)), "b writes now");
@@ -483,6 +485,78 @@ fn a_node_leaves_only_when_nothing_is_lost() {
     assert_eq!(world.must(remove("a")), Reply::Changed(true));
     assert_eq!(world.refused(remove("a")), CatalogError::UnknownNode(node("a")));
     assert_eq!(world.reloaded(), world.catalog);
+}
+
+#[test]
+fn a_commit_that_is_asked_for_again_gets_the_answer_of_before() {
+    let mut world = World::new();
+    let commit = |world: &World, token, change| {
+        let at = world.at(0);
+        let (node, incarnation, epoch) = (node("a"), Incarnation(1), Epoch(1));
+        Command::CommitParts(CommitParts { node, incarnation, epoch, at, change, token })
+    };
+    let add = |name: &str, number| PartChange {
+        added: vec![part(name, &[(number, staged("a"))])],
+        ..PartChange::default()
+    };
+    let first = commit(&world, Some(CommitToken::random()), add("all_1_1_0", 1));
+    assert_eq!(world.must(first.clone()), Reply::Committed(Version(1)));
+    let removal = PartChange { removed: vec![path("all_1_1_0")], ..PartChange::default() };
+    let second = commit(&world, Some(CommitToken::random()), removal);
+    assert_eq!(world.must(second), Reply::Committed(Version(2)));
+    world.catalog = world.reloaded();
+    assert_eq!(world.must(first.clone()), Reply::Committed(Version(1)), "the next leader knows it, too");
+    assert!(world.names().is_empty(), "and it does not come back");
+    world.must(register("a", "etl"));
+    assert_eq!(world.must(first), Reply::Committed(Version(1)), "whoever holds the shard by now");
+}
+
+#[test]
+fn a_reader_that_catches_up_gets_one_change() {
+    let mut world = World::new();
+    let at = world.at(0);
+    world.add(part("all_1_1_0", &[(1, staged("a"))])).expect("adds");
+    world.add(part("all_2_2_0", &[(2, staged("a"))])).expect("adds");
+    world.add(part("all_1_2_1", &[(3, staged("a"))])).expect("merges");
+    world.remove(&["all_1_1_0", "all_2_2_0"]).expect("cleans up");
+    world.relocate(3, stored("o")).expect("uploads");
+    let merged = world.shard().manifest(at, &path("all_1_2_1")).expect("there");
+    let since = |version| world.catalog.changes_since(at, Version(version));
+    let removed = vec![path("all_1_1_0"), path("all_2_2_0")];
+    let change = PartChange { removed, added: vec![merged], ..PartChange::default() };
+    assert_eq!(since(1), Ok((Version(5), change.clone())), "what came and went between does not travel");
+    assert_eq!(since(0).expect("recent").1.added, change.added);
+    let relocated = vec![Relocation { blob: blob(3), location: stored("o") }];
+    assert_eq!(since(4), Ok((Version(5), PartChange { relocated, ..PartChange::default() })));
+}
+
+#[test]
+fn a_large_table_leaves_in_small_steps() {
+    let mut world = World::new();
+    for number in 1..=300 {
+        world.add(part(&format!("all_{number}_{number}_0"), &[(number, stored(&format!("o{number}")))])).expect("adds");
+    }
+    let limit = world.catalog.limits().drop_step + 4;
+    let drop_it = Command::DropTable { database: sql("default"), name: sql("t"), if_exists: false };
+    let first = world.apply(drop_it).expect("drops");
+    assert!(first.writes.len() <= limit, "{}", first.writes.len());
+    assert!(world.catalog.directory().tables.is_empty(), "it is gone for everybody at once");
+    assert_eq!(world.catalog.leaving(), 1);
+    world.must(create_table("t", 2));
+    world.catalog = world.reloaded();
+    let mut steps = 0;
+    while world.catalog.leaving() > 0 {
+        let step = world.apply(Command::ClearLeaving).expect("goes on");
+        assert!(step.writes.len() <= limit && !step.writes.is_empty(), "{}", step.writes.len());
+        assert_eq!(world.reloaded(), world.catalog);
+        steps += 1;
+    }
+    assert!(steps > 3);
+    assert_eq!(world.catalog.doomed().len(), 300);
+    assert!(world.catalog.shards().is_empty());
+    assert_eq!(world.must(Command::ClearLeaving), Reply::Changed(false));
+    let left = |kind: &str| world.stored.keys().filter(|key| key.starts_with(kind.as_bytes())).count();
+    assert_eq!(["part/", "version/", "change/", "layout/", "leaving/"].map(left), [0; 5]);
 }
 
 #[test]

@@ -280,6 +280,11 @@ impl Store for EtcdStore {
         }
     }
 
+    async fn leader(&self) -> Result<Option<String>, StoreError> {
+        let read = self.kv().get(self.key("leader"), None).await.map_err(unavailable)?;
+        Ok(read.kvs().first().and_then(|kv| kv.value_str().ok()).map(str::to_owned))
+    }
+
     fn describe(&self) -> String {
         self.url.clone()
     }

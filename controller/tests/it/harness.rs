@@ -15,6 +15,7 @@ use moorhouse_proto::admin_client::AdminClient;
 use moorhouse_proto::agent_server::{Agent, AgentServer};
 use moorhouse_proto::controller_client::ControllerClient;
 use moorhouse_proto::*;
+use moorhouse_security::{Lifetime, TlsFlags};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
@@ -53,6 +54,11 @@ impl Cluster {
             lease: Duration::from_millis(1_500),
             delete_grace_ms: 0,
             orphan_grace_ms: 7_200_000,
+            advertise: None,
+            leader_ttl: Duration::from_secs(2),
+            tls: TlsFlags::default(),
+            issuer: None,
+            issue_for: Lifetime::LEAF,
         };
         let running = server::start_on(&config, Arc::clone(&store), Arc::new(SystemClock)).await.expect("starts");
         Self { running, store, memory, config, _objects: objects }
@@ -266,6 +272,7 @@ impl TestNode {
             shard: at.shard.0.into(),
             epoch,
             change_record: codec::encode(&change).into(),
+            token: CommitToken::random().to_wire().into(),
         };
         cluster.controller().await.commit_parts(request).await.map(|reply| reply.into_inner().version)
     }

@@ -4,6 +4,7 @@ mod harness;
 
 mod commits;
 mod ddl;
+mod failover;
 mod moves;
 mod process;
 mod registration;

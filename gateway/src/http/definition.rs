@@ -7,9 +7,10 @@ use tokio::time::Instant;
 
 use crate::body::{Account, AnswerBody, RequestBody, held};
 use crate::classify::{Ddl, TableName};
+use crate::controller::Asker;
 use crate::exception::{Code, Exception};
 use crate::http::request::Asked;
-use crate::http::{Endpoint, answer};
+use crate::http::{ClientAddress, Endpoint, answer};
 use crate::limits;
 use crate::metrics::Outcome;
 
@@ -32,7 +33,7 @@ impl Endpoint {
             }
             Err(exception) => return answer::refusal(asked, &exception, account),
         }
-        match self.submit(definition, &self.session_database(asked)).await {
+        match self.submit(definition, &self.session_database(asked), &asker(asked)).await {
             Ok(()) => answer::done(asked, account),
             Err(exception) => answer::refusal(asked, &exception, account),
         }
@@ -68,9 +69,9 @@ impl Endpoint {
         Ok(None)
     }
 
-    async fn submit(&self, definition: Ddl, session_database: &str) -> Result<(), Exception> {
+    async fn submit(&self, definition: Ddl, session_database: &str, asker: &Asker) -> Result<(), Exception> {
         let statement = self.statement(definition, session_database)?;
-        self.controller.submit(&statement).await?;
+        self.controller.submit(&statement, asker).await?;
         // So that an INSERT right behind it through this gateway finds its owner group.
         let deadline = Instant::now() + limits::DDL_VISIBLE;
         let seen = match &statement {
@@ -118,6 +119,12 @@ impl Endpoint {
             }
         })
     }
+}
+
+/// Whom the engine has just let in.
+fn asker(asked: &Asked) -> Asker {
+    let client = asked.head.extensions.get::<ClientAddress>().map(|client| client.0);
+    Asker { user: asked.sql_user(), client }
 }
 
 fn sql_name(name: String) -> Result<SqlName, Exception> {

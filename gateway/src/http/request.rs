@@ -1,5 +1,7 @@
 //! What a ClickHouse HTTP request says about itself, apart from its statement.
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use hyper::Uri;
 use hyper::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderName};
 use hyper::http::request::Parts;
@@ -45,6 +47,17 @@ impl Asked {
             .or_else(|| self.parameters.get("user"))
             .or_else(|| self.header(AUTHORIZATION.as_str()))
             .unwrap_or("default")
+    }
+
+    /// The name of the user who asks, as the engine reads it. True only once the engine has let him in.
+    pub fn sql_user(&self) -> String {
+        let named = self.header("x-clickhouse-user").or_else(|| self.parameters.get("user"));
+        let basic = || {
+            let encoded = self.header(AUTHORIZATION.as_str())?.strip_prefix("Basic ")?;
+            let decoded = String::from_utf8(STANDARD.decode(encoded.trim()).ok()?).ok()?;
+            decoded.split_once(':').map(|(user, _)| user.to_owned())
+        };
+        named.map(str::to_owned).or_else(basic).unwrap_or_else(|| "default".to_owned())
     }
 
     /// The database that the request itself names; the header wins, as in the engine.
@@ -100,4 +113,22 @@ pub enum Coding {
     Zstd,
     /// One that the gateway does not read; said in words.
     Other(&'static str),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(request: hyper::http::request::Builder) -> Asked {
+        Asked::new(request.body(()).expect("a request").into_parts().0)
+    }
+
+    #[test]
+    fn the_user_is_read_without_the_password() {
+        let basic = format!("Basic {}", STANDARD.encode("ada:hunter2"));
+        assert_eq!(asked(hyper::Request::builder().header("authorization", basic)).sql_user(), "ada");
+        assert_eq!(asked(hyper::Request::builder().uri("/?user=eve&password=x")).sql_user(), "eve");
+        assert_eq!(asked(hyper::Request::builder().header("x-clickhouse-user", "bob")).sql_user(), "bob");
+        assert_eq!(asked(hyper::Request::builder().header("authorization", "Basic !!!")).sql_user(), "default");
+    }
 }

@@ -98,6 +98,7 @@ impl Model {
             epoch: claim.1,
             at: self.at(),
             change,
+            token: None,
         });
         let may = self.holds(by, claim);
         let applied = self.world.apply(command.clone());
@@ -167,7 +168,7 @@ impl Model {
         let read: Vec<PartInfo> = shard.active().into_iter().filter_map(PartInfo::parse).collect();
         let (Some(first), Some(last)) = (read.first(), read.last()) else { return };
         let level = read.iter().map(|p| p.level).max().unwrap_or(0) + 1;
-        let linked = shard.parts.get(&path(shard.active()[0])).and_then(|part| part.files.first()).cloned();
+        let linked = shard.manifest(self.at(), &path(shard.active()[0])).and_then(|part| part.files.first().cloned());
         let own = self.fresh(by);
         let mut merged = part(&format!("all_{}_{}_{level}", first.min_block, last.max_block), &[own]);
         merged.files.extend(linked.map(|file| FileEntry { location: staged(NODES[by]), ..file }));
@@ -183,7 +184,7 @@ impl Model {
 
     fn upload(&mut self, by: usize, pick: usize) {
         let shard = self.shard();
-        let Some(chosen) = shard.parts.values().nth(pick) else { return };
+        let Some(chosen) = shard.manifests(self.at()).nth(pick) else { return };
         let number = self.next_blob;
         self.next_blob += 1;
         let place = |file: &FileEntry| Relocation { blob: file.blob, location: stored(&format!("object-{number}")) };
@@ -210,7 +211,7 @@ impl Model {
         };
         let shard = self.shard();
         let active = shard.active();
-        let files = shard.parts.values().flat_map(|part| &part.files);
+        let files = shard.manifests(self.at()).flat_map(|part| part.files);
         let blobs = if with_all { files.map(|file| file.blob.0.as_u128()).collect() } else { Vec::new() };
         let moved = self.world.apply(complete_move(assignment.epoch.0, &blobs)).is_ok();
         if moved {
@@ -218,7 +219,7 @@ impl Model {
             let after = self.shard();
             assert_eq!(after.active(), active, "a move loses no active part");
             let elsewhere = |l: &Location| matches!(l, Location::Staged { node } if *node != to);
-            assert!(!after.parts.values().flat_map(|p| &p.files).any(|file| elsewhere(&file.location)));
+            assert!(!after.manifests(self.at()).flat_map(|p| p.files).any(|file| elsewhere(&file.location)));
         }
     }
 

@@ -1,0 +1,129 @@
+//! Three controllers on a real etcd: one leads, and whoever is taken for dead and wakes writes nothing.
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use moorhouse_catalog::store::Store;
+use moorhouse_catalog::store::etcd::EtcdStore;
+use moorhouse_proto::admin_client::AdminClient;
+use moorhouse_proto::{CreateGroupRequest, ListMovesRequest};
+use moorhouse_security::{Dialer, LEADER_HEADER, LeaderChannel};
+use tonic::Code;
+use tonic::transport::Endpoint;
+
+/// Generous: the machine may be busy.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Ends the process however the test ends.
+struct Process(Child);
+
+impl Process {
+    fn signal(&self, signal: &str) {
+        let pid = self.0.id().to_string();
+        assert!(Command::new("kill").args([signal, &pid]).status().expect("kill runs").success());
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn free_address() -> String {
+    format!("127.0.0.1:{}", moorhouse_base::ports::free_row(1).expect("a free port"))
+}
+
+async fn etcd(directory: &Path) -> (Process, EtcdStore, String) {
+    let (client, peer) = (free_address(), free_address());
+    let (client_url, peer_url) = (format!("http://{client}"), format!("http://{peer}"));
+    let mut command = Command::new(if Path::new("/usr/bin/etcd").exists() { "/usr/bin/etcd" } else { "etcd" });
+    command.arg("--data-dir").arg(directory).args(["--log-level", "error", "--unsafe-no-fsync"]);
+    command.args(["--listen-client-urls", &client_url, "--advertise-client-urls", &client_url]);
+    command.args(["--listen-peer-urls", &peer_url, "--initial-advertise-peer-urls", &peer_url]);
+    command.args(["--initial-cluster", &format!("default={peer_url}")]);
+    let process = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+    let process = Process(process.expect("etcd is needed for this test: run scripts/setup.sh (Debian's etcd-server)"));
+    let begun = Instant::now();
+    loop {
+        match EtcdStore::connect(std::slice::from_ref(&client), "wh").await {
+            Ok(store) => return (process, store, client),
+            Err(error) => assert!(begun.elapsed() < PATIENCE, "{error}"),
+        }
+    }
+}
+
+fn controller(directory: &Path, etcd: &str, listen: &str) -> Process {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_moorhouse-controller"));
+    command.args(["--listen", listen, "--metrics", &free_address(), "--leader-ttl-ms", "3000"]);
+    command.args(["--store", &format!("etcd://{etcd}/wh"), "--shards", "2", "--group", "etl"]);
+    command.arg("--objects").arg(format!("file://{}", directory.join("objects").display()));
+    Process(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("starts"))
+}
+
+fn tune(endpoint: Endpoint) -> Endpoint {
+    endpoint
+        .connect_timeout(Duration::from_secs(2))
+        .http2_keep_alive_interval(Duration::from_millis(500))
+        .keep_alive_timeout(Duration::from_millis(500))
+}
+
+fn client(addresses: &[String]) -> (LeaderChannel, AdminClient<LeaderChannel>) {
+    let channel = LeaderChannel::new(Dialer::plaintext(), addresses.iter().map(String::as_str), tune);
+    let channel = channel.expect("addresses");
+    (channel.clone(), AdminClient::new(channel))
+}
+
+async fn create_group(client: &mut AdminClient<LeaderChannel>, group: &str) {
+    let begun = Instant::now();
+    while let Err(status) = client.create_group(CreateGroupRequest { group: group.to_owned() }).await {
+        assert!(begun.elapsed() < PATIENCE, "{status}");
+        assert!(matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Cancelled), "{status}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+async fn has_group(store: &EtcdStore, group: &str) -> bool {
+    !store.range(format!("group/{group}").as_bytes()).await.expect("answers").is_empty()
+}
+
+#[tokio::test]
+async fn a_leader_that_was_paused_past_its_lease_writes_nothing_when_it_wakes() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (_etcd, store, etcd) = etcd(&directory.path().join("etcd")).await;
+    let addresses: Vec<String> = (0..3).map(|_| free_address()).collect();
+    let mut controllers: Vec<Process> = addresses.iter().map(|a| controller(directory.path(), &etcd, a)).collect();
+    let (channel, mut followers) = client(&addresses);
+    create_group(&mut followers, "one").await;
+    let leader = channel.address();
+    let old = addresses.iter().position(|address| *address == leader).expect("one of them");
+    assert_eq!(store.leader().await.expect("answers"), Some(leader.clone()));
+
+    let standby = addresses.iter().position(|address| *address != leader).expect("two of them");
+    let (_, mut of_standby) = client(&addresses[standby..=standby]);
+    let refusal = of_standby.list_moves(ListMovesRequest {}).await.expect_err("a standby");
+    assert_eq!(refusal.metadata().get(LEADER_HEADER).expect("says who leads"), leader.as_str());
+    of_standby.list_moves(ListMovesRequest {}).await.expect("followed to the leader");
+
+    controllers[old].signal("-STOP");
+    // The kernel takes this request, and the old leader will find it when it wakes.
+    let (_, mut of_old) = client(&addresses[old..=old]);
+    let ghost = tokio::spawn(async move { of_old.create_group(CreateGroupRequest { group: "ghost".to_owned() }).await });
+    let paused = Instant::now();
+    create_group(&mut followers, "two").await;
+    eprintln!("clients went on {:?} after the leader was paused", paused.elapsed());
+    let new = store.leader().await.expect("answers").expect("somebody leads");
+    assert_ne!(new, leader);
+
+    controllers[old].signal("-CONT");
+    let ended = controllers[old].0.wait().expect("ends by itself");
+    assert_eq!(ended.code(), Some(1), "it may not go on");
+    assert!(ghost.await.expect("no panic").is_err(), "nothing was acknowledged");
+    create_group(&mut followers, "three").await;
+    assert!(!has_group(&store, "ghost").await);
+    for group in ["one", "two", "three"] {
+        assert!(has_group(&store, group).await, "{group}");
+    }
+}
