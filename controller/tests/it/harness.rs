@@ -55,6 +55,7 @@ impl Cluster {
             delete_grace_ms: 0,
             advertise: None,
             leader_ttl: Duration::from_secs(2),
+            restore: None,
             tls: TlsFlags::default(),
             issuer: None,
             issue_for: Lifetime::LEAF,
