@@ -27,6 +27,9 @@ pub enum StoreError {
     /// A commit may or may not have happened: [`Store::settle`], then load again.
     #[error("the store did not answer: {0}")]
     Unavailable(String),
+    /// Nothing has happened: the store has no room for it. The text says what to do; reading goes on.
+    #[error("the store is full: {0}")]
+    Full(String),
     /// Nothing has happened, and repeating it will not help.
     #[error("the store refuses the transaction: {0}")]
     Refused(String),

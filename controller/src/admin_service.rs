@@ -4,30 +4,38 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use moorhouse_base::tasks::TaskGroup;
+use moorhouse_catalog::backup;
 use moorhouse_catalog::state::{Catalog, Command};
+use moorhouse_catalog::store::{KeyValue, Store};
 use moorhouse_catalog::{GroupName, Location, Manifest, NodeName, PackedPart, PartPath, SqlName, Table, TableShard};
 use moorhouse_proto::admin_server::Admin;
 use moorhouse_proto::{
-    CreateGroupReply, CreateGroupRequest, DrainNodeRequest, GroupStatus, ListMovesReply, ListMovesRequest,
+    BackupChunk, BackupMetaRequest, CheckMetaReply, CheckMetaRequest, CreateGroupReply, CreateGroupRequest, DrainNodeRequest, GroupStatus, ListMovesReply, ListMovesRequest,
     ListNodesReply, ListNodesRequest, ListPartsReply, ListPartsRequest, ListShardsReply, ListShardsRequest,
     MoveProgress, NodeInfo, PartInfo, RebalanceRequest, RemoveNodeReply, RemoveNodeRequest, ShardInfo, StatusReply,
     StatusRequest,
 };
+use moorhouse_security::Callers;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
+use crate::check;
 use crate::error::{ControllerError, OrBadRequest};
 use crate::limits;
 use crate::moves::Mover;
 use crate::owner::Owner;
 use crate::published::Published;
+use crate::security::{Audit, Noted};
 
 pub struct AdminService {
     pub owner: Owner,
     pub mover: Arc<Mover>,
+    pub callers: Callers,
+    pub audit: Audit,
     pub tasks: TaskGroup,
     pub store: String,
+    pub durable: Arc<dyn Store>,
     pub objects: String,
 }
 
@@ -42,12 +50,26 @@ struct PartRow {
 }
 
 impl AdminService {
-    fn balance(&self, group: GroupName) -> Result<Response<MoveStream>, Status> {
-        let place = self.mover.admit()?;
+    /// Everything in the store, as of one moment.
+    async fn records(&self) -> Result<Vec<KeyValue>, Status> {
+        let records = self.durable.range(b"").await;
+        records.map_err(|error| Status::unavailable(format!("the store cannot be read ({error}): ask again")))
+    }
+
+    async fn balance(&self, group: GroupName, noted: Noted) -> Result<Response<MoveStream>, Status> {
+        let place = match self.mover.admit() {
+            Ok(place) => place,
+            Err(error) => {
+                noted.end(Err(error.to_string())).await;
+                return Err(error.into());
+            }
+        };
         let (sender, receiver) = mpsc::channel(limits::STREAM_BACKLOG);
         let mover = Arc::clone(&self.mover);
         // Goes on when the client leaves: half a rebalance helps, a move that stops in its middle does not.
-        self.tasks.spawn("balance", async move { mover.balance(place, group, Some(sender)).await });
+        self.tasks.spawn("balance", async move {
+            noted.end(mover.balance(place, group, Some(sender)).await).await;
+        });
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
 }
@@ -118,34 +140,81 @@ impl Admin for AdminService {
     }
 
     async fn create_group(&self, request: Request<CreateGroupRequest>) -> Result<Response<CreateGroupReply>, Status> {
+        let caller = self.callers.of(&request)?;
         let group = GroupName::new(request.into_inner().group).or_bad_request()?;
-        self.owner.apply(Command::CreateGroup(group)).await?;
+        let target = group.to_string();
+        let work = async { self.owner.apply(Command::CreateGroup(group)).await.map_err(Status::from) };
+        self.audit.around(&caller, ("create_group", &target), work).await?;
         Ok(Response::new(CreateGroupReply {}))
     }
 
     type DrainNodeStream = MoveStream;
 
     async fn drain_node(&self, request: Request<DrainNodeRequest>) -> Result<Response<MoveStream>, Status> {
+        let caller = self.callers.of(&request)?;
         let node = NodeName::new(request.into_inner().node).or_bad_request()?;
-        self.owner.apply(Command::SetDraining { node: node.clone(), draining: true }).await?;
+        let noted = self.audit.begin(&caller, "drain_node", node.as_str()).await?;
+        let drained = self.owner.apply(Command::SetDraining { node: node.clone(), draining: true }).await;
         let shown = self.owner.shown();
         let group = shown.directory.nodes.get(&node).map(|node| node.group.clone());
-        self.balance(group.ok_or_else(|| Status::not_found(format!("node {node} was removed")))?)
+        let removed = || Status::not_found(format!("node {node} was removed"));
+        match drained.map_err(Status::from).and_then(|_| group.ok_or_else(removed)) {
+            Ok(group) => self.balance(group, noted).await,
+            Err(status) => {
+                noted.end(Err(status.message().to_owned())).await;
+                Err(status)
+            }
+        }
     }
 
     type RebalanceStream = MoveStream;
 
     async fn rebalance(&self, request: Request<RebalanceRequest>) -> Result<Response<MoveStream>, Status> {
+        let caller = self.callers.of(&request)?;
         let group = GroupName::new(request.into_inner().group).or_bad_request()?;
         if !self.owner.shown().directory.groups.contains_key(&group) {
             return Err(unknown_group(group));
         }
-        self.balance(group)
+        let noted = self.audit.begin(&caller, "rebalance", group.as_str()).await?;
+        self.balance(group, noted).await
+    }
+
+    type BackupMetaStream = ReceiverStream<Result<BackupChunk, Status>>;
+
+    async fn backup_meta(
+        &self,
+        _request: Request<BackupMetaRequest>,
+    ) -> Result<Response<Self::BackupMetaStream>, Status> {
+        let records = self.records().await?;
+        let (sender, receiver) = mpsc::channel(limits::STREAM_BACKLOG);
+        self.tasks.spawn("backup", async move {
+            let mut writer = backup::Writer::default();
+            for (key, value) in records {
+                writer.push(&key, &value);
+                if writer.waiting() >= limits::PAGE_BYTES
+                    && sender.send(Ok(BackupChunk { data: writer.take().into() })).await.is_err()
+                {
+                    return;
+                }
+            }
+            // Who has left needs no end.
+            let _ = sender.send(Ok(BackupChunk { data: writer.end().into() })).await;
+        });
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+
+    async fn check_meta(&self, _request: Request<CheckMetaRequest>) -> Result<Response<CheckMetaReply>, Status> {
+        let records = self.records().await?;
+        let checked = tokio::task::spawn_blocking(move || check::check(&records)).await;
+        checked.map(Response::new).map_err(|error| Status::internal(format!("the check broke: {error}")))
     }
 
     async fn remove_node(&self, request: Request<RemoveNodeRequest>) -> Result<Response<RemoveNodeReply>, Status> {
+        let caller = self.callers.of(&request)?;
         let node = NodeName::new(request.into_inner().node).or_bad_request()?;
-        self.owner.apply(Command::RemoveNode(node)).await?;
+        let target = node.to_string();
+        let work = async { self.owner.apply(Command::RemoveNode(node)).await.map_err(Status::from) };
+        self.audit.around(&caller, ("remove_node", &target), work).await?;
         Ok(Response::new(RemoveNodeReply {}))
     }
 }

@@ -46,6 +46,9 @@ pub struct Args {
     /// How long a leader that does not answer keeps the leadership. What it does later is refused by the store.
     #[arg(long, env = "MOORHOUSE_LEADER_TTL_MS", default_value = "3000")]
     leader_ttl_ms: String,
+    /// Put this backup into the empty store, and end.
+    #[arg(long, value_name = "FILE")]
+    restore: Option<PathBuf>,
     /// How long an object is kept after nothing refers to it any more.
     #[arg(long, env = "MOORHOUSE_DELETE_GRACE_MS", default_value = "3600000")]
     delete_grace_ms: String,
@@ -81,6 +84,8 @@ pub struct Config {
     /// `None`: `listen`.
     pub advertise: Option<String>,
     pub leader_ttl: Duration,
+    /// `None`: lead, and serve.
+    pub restore: Option<PathBuf>,
     pub tls: TlsFlags,
     /// `None`: joining by token is not offered.
     pub issuer: Option<PathBuf>,
@@ -131,6 +136,7 @@ impl Config {
                 orphan_grace_ms: orphan?,
                 advertise: args.advertise,
                 leader_ttl: Duration::from_millis(leader_ttl?),
+                restore: args.restore,
                 tls: args.tls,
                 issuer: args.issuer,
                 issue_for: issue_for?,

@@ -49,6 +49,11 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Time between sweeps, and objects deleted in one.
 pub const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 pub const SWEEP_OBJECTS: usize = 64;
+/// One page of a snapshot, and one piece of a backup, about; a single part may be larger.
+pub const PAGE_BYTES: usize = 1 << 20;
+/// Writes, and bytes of them, of one step of restoring a backup.
+pub const RESTORE_WRITES: usize = 100;
+pub const RESTORE_BYTES: usize = 1 << 20;
 /// Between a standby's looks for the leader.
 pub const LEADER_LOOK: Duration = Duration::from_millis(500);
 /// Between looks for dropped tables.
@@ -58,3 +63,5 @@ pub const RELOAD_RETRY: Duration = Duration::from_millis(100);
 pub const RELOAD_RETRY_MAX: Duration = Duration::from_secs(5);
 /// Clean stop.
 pub const STOP_DEADLINE: Duration = Duration::from_secs(8);
+/// A join token may last so long.
+pub const TOKEN_TTL: Duration = Duration::from_secs(30 * 86_400);

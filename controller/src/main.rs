@@ -19,6 +19,18 @@ async fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    if let Some(file) = &config.restore {
+        return match server::restore(&config, file).await {
+            Ok(records) => {
+                println!("{records} records restored");
+                ExitCode::SUCCESS
+            }
+            Err(error) => {
+                eprintln!("moorhouse-controller: {error}");
+                ExitCode::from(2)
+            }
+        };
+    }
     telemetry::init_logs();
     let started = tokio::select! {
         started = server::start(&config) => started,

@@ -27,6 +27,9 @@ metric!(COMMIT_SECONDS: Histogram = register_histogram!(histogram_opts!(
     "moorhouse_controller_commit_seconds",
     "Time that the store took for one group commit.",
     vec![0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0])));
+metric!(STORE_FULL: IntGauge = register_int_gauge!(
+    "moorhouse_controller_store_full",
+    "1 while the store refuses writes because its quota is used up."));
 metric!(TABLES: IntGauge = register_int_gauge!("moorhouse_controller_tables", "Tables, those being created included."));
 metric!(PARTS: IntGauge = register_int_gauge!("moorhouse_controller_parts", "Parts, covered ones included."));
 metric!(NODES_UP: IntGauge = register_int_gauge!("moorhouse_controller_nodes_up", "Nodes whose lease is alive."));

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use moorhouse_base::clock::Clock;
 use moorhouse_catalog::entry::Write;
-use moorhouse_catalog::state::{Applied, Catalog, CatalogError, Command, Limits, Reply};
+use moorhouse_catalog::state::{Applied, Catalog, CatalogError, Command, Limits, Reply, Undo};
 use moorhouse_catalog::store::{Leadership, Store, StoreError};
 use moorhouse_catalog::{NodeName, PartChange, Revision, TableShard, Version};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
@@ -221,12 +221,22 @@ impl OwnerLoop {
     }
 
     async fn commit(&mut self, batch: Batch) -> Result<(), OwnerEnd> {
-        let Batch { answers, writes, changes, .. } = batch;
+        let Batch { answers, writes, changes, undo, .. } = batch;
         if !writes.is_empty() {
             let begun = Instant::now();
             let committed = self.store.commit(&self.leadership, writes.into_values().collect()).await;
             metrics::COMMIT_SECONDS.observe(begun.elapsed().as_secs_f64());
             metrics::BATCH_SIZE.observe(answers.len() as f64);
+            metrics::STORE_FULL.set(i64::from(matches!(committed, Err(StoreError::Full(_)))));
+            if let Err(StoreError::Full(text) | StoreError::Refused(text)) = committed {
+                // Certain not to have happened: what is in memory is taken back, and reads go on.
+                metrics::COMMIT_FAILURES.inc();
+                error!(text, "the store takes no writes");
+                self.catalog.undo(undo);
+                let full = || ControllerError::StoreFull(text.clone());
+                answers.into_iter().for_each(|(answer, _)| drop(answer.send(Err(full()))));
+                return Ok(());
+            }
             if let Err(error) = committed {
                 self.reload_after(&error).await?;
                 let unavailable = || ControllerError::Unavailable(error.to_string());
@@ -351,11 +361,13 @@ struct Batch {
     writes: BTreeMap<Vec<u8>, Write>,
     bytes: usize,
     changes: Vec<(TableShard, Version, Arc<PartChange>)>,
+    undo: Undo,
 }
 
 impl Batch {
     fn add(&mut self, applied: Result<Applied, CatalogError>, answer: Answer<Reply>) {
-        let reply = applied.map(|Applied { reply, writes, changes }| {
+        let reply = applied.map(|Applied { reply, writes, changes, undo }| {
+            self.undo.extend(undo);
             for write in writes {
                 if let Write::Put { value, .. } = &write {
                     self.bytes += value.len();

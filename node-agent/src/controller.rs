@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use moorhouse_catalog::{
-    BlobId, CommitToken, Epoch, Incarnation, Node, NodeName, NodeView, PartChange, TableShard, TableShardSnapshot,
+    BlobId, CommitToken, Epoch, Incarnation, Node, NodeName, NodeView, PartChange, TableShard, TableShardSnapshot, Version,
     codec,
 };
 use moorhouse_proto as wire;
@@ -20,6 +20,7 @@ use tonic::{Code, Status, Streaming};
 use crate::fs::error::FsError;
 use crate::limits;
 use crate::metrics;
+use crate::pieces;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ControllerError {
@@ -112,17 +113,75 @@ impl ControllerClient {
     /// Everything a table shard holds. Tries for as long as a commit would.
     pub async fn snapshot(&self, ts: TableShard) -> Result<TableShardSnapshot, FsError> {
         let request = || wire::SnapshotRequest { table: ts.table.to_wire().into(), shard: u32::from(ts.shard.0) };
-        let reply = patiently(|| {
+        let pages = patiently(|| {
             let mut grpc = self.grpc.clone();
-            async move { grpc.get_snapshot(request()).await }
+            async move {
+                let mut stream = grpc.stream_snapshot(request()).await?.into_inner();
+                let mut pages = Vec::new();
+                while let Some(page) = stream.message().await? {
+                    pages.push(page.snapshot_record);
+                }
+                Ok(pages)
+            }
         })
         .await?;
-        codec::decode(&reply.into_inner().snapshot_record).map_err(|error| FsError::Unavailable(error.to_string()))
+        let unreadable = |error: codec::CodecError| FsError::Unavailable(error.to_string());
+        let mut whole: Option<TableShardSnapshot> = None;
+        for page in pages {
+            let page: TableShardSnapshot = codec::decode(&page).map_err(unreadable)?;
+            match &mut whole {
+                None => whole = Some(page),
+                Some(whole) => {
+                    whole.parts.extend(page.parts);
+                    whole.inodes.extend(page.inodes);
+                }
+            }
+        }
+        whole.ok_or_else(|| FsError::Unavailable("the controller sent a snapshot without pages".to_string()))
+    }
+
+    /// One change from `version` to the newest, which is named; `None` if the changelog does not reach back so far.
+    pub async fn changes_since(
+        &self,
+        ts: TableShard,
+        version: Version,
+    ) -> Result<Option<(Version, PartChange)>, FsError> {
+        let request = || wire::ChangesRequest {
+            table: ts.table.to_wire().into(),
+            shard: u32::from(ts.shard.0),
+            version: version.0,
+        };
+        let reply = patiently(|| {
+            let mut grpc = self.grpc.clone();
+            async move {
+                match grpc.get_changes(request()).await {
+                    Ok(reply) => Ok(Some(reply.into_inner())),
+                    Err(status) if status.code() == Code::OutOfRange => Ok(None),
+                    Err(status) => Err(status),
+                }
+            }
+        })
+        .await?;
+        let Some(wire::ChangesReply { version, change_record }) = reply else { return Ok(None) };
+        let change = codec::decode(&change_record).map_err(|error| FsError::Unavailable(error.to_string()))?;
+        Ok(Some((Version(version), change)))
+    }
+
+    /// Commits. Very many removals go in several commits, those that stand for nothing new first. After an error it may have
+    /// happened all the same, in part or whole; repeating it is harmless.
+    pub async fn commit(&self, ts: TableShard, epoch: Epoch, change: &PartChange) -> Result<(), FsError> {
+        if change.removed.len() <= limits::REMOVALS_A_COMMIT {
+            return self.commit_one(ts, epoch, change).await;
+        }
+        for piece in pieces::split(change.clone(), limits::REMOVALS_A_COMMIT) {
+            self.commit_one(ts, epoch, &piece).await?;
+        }
+        Ok(())
     }
 
     /// Commits. After an error it may have happened all the same, unless the first answer was `Fenced`; repeating it is
     /// harmless.
-    pub async fn commit(&self, ts: TableShard, epoch: Epoch, change: &PartChange) -> Result<(), FsError> {
+    async fn commit_one(&self, ts: TableShard, epoch: Epoch, change: &PartChange) -> Result<(), FsError> {
         let record: bytes::Bytes = codec::encode(change).into();
         let token: bytes::Bytes = CommitToken::random().to_wire().into();
         let request = || wire::CommitPartsRequest {

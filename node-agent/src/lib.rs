@@ -15,6 +15,7 @@ pub mod limits;
 pub mod metrics;
 pub mod node;
 pub mod owner;
+mod pieces;
 pub mod router;
 pub mod routes;
 pub mod service;

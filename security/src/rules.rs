@@ -25,6 +25,8 @@ pub const RULES: &[(&str, &str, Rule)] = &[
     ("Controller", "Session", NODE),
     ("Controller", "CommitParts", NODE),
     ("Controller", "GetSnapshot", NODE),
+    ("Controller", "StreamSnapshot", NODE),
+    ("Controller", "GetChanges", NODE),
     ("Controller", "WatchChangelog", NODE),
     ("Controller", "ListStaged", NODE),
     ("Controller", "WatchCluster", QUERY),
@@ -38,6 +40,9 @@ pub const RULES: &[(&str, &str, Rule)] = &[
     ("Admin", "DrainNode", CHANGE),
     ("Admin", "Rebalance", CHANGE),
     ("Admin", "RemoveNode", CHANGE),
+    // A backup holds every secret of the warehouse.
+    ("Admin", "BackupMeta", CHANGE),
+    ("Admin", "CheckMeta", LISTING),
     // Reading the audit takes the role that it watches over: it shows statements, which may hold what a viewer may not see.
     ("Security", "CreateJoinToken", CHANGE),
     ("Security", "ListJoinTokens", CHANGE),

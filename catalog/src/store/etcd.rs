@@ -30,6 +30,7 @@ const MAX_BYTES: usize = 1_400_000;
 const PAGE: i64 = 128;
 const MAX_ANSWER_BYTES: usize = 512 << 20;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+const JOURNAL_LOOK: Duration = Duration::from_millis(20);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub struct EtcdStore {
@@ -85,7 +86,7 @@ impl EtcdStore {
             ])
             .and_then(operations)
             .or_else([TxnOp::get(self.key("leader"), None)]);
-        let answer = self.kv().txn(transaction).await.map_err(unavailable)?;
+        let answer = self.kv().txn(transaction).await.map_err(unconfirmed)?;
         if answer.succeeded() {
             self.commits.store(expected + 1, Ordering::SeqCst);
             return Ok(());
@@ -109,7 +110,11 @@ impl EtcdStore {
         }
         let mark = TxnOp::put(self.key("journal-commit"), pieces.len().to_string(), None);
         self.transact(leadership, vec![mark]).await?;
-        self.carry_out(leadership, pieces).await
+        // It has happened; what is left may not say that it has not.
+        self.carry_out(leadership, pieces).await.map_err(|error| match error {
+            StoreError::Full(text) | StoreError::Refused(text) => StoreError::Unavailable(text),
+            other => other,
+        })
     }
 
     async fn carry_out(&self, leadership: &Leadership, pieces: Vec<Vec<Write>>) -> Result<(), StoreError> {
@@ -170,6 +175,18 @@ impl EtcdStore {
         }
     }
 
+    /// A reader that is not the leader must not see half of a large commit: waits while one is being carried out.
+    async fn wait_for_whole_commits(&self) -> Result<(), StoreError> {
+        let deadline = tokio::time::Instant::now() + REQUEST_TIMEOUT;
+        while !self.range_raw(&self.key("journal-commit")).await?.is_empty() {
+            if tokio::time::Instant::now() > deadline {
+                return Err(StoreError::Unavailable("a large commit is not carried out yet".to_owned()));
+            }
+            tokio::time::sleep(JOURNAL_LOOK).await;
+        }
+        Ok(())
+    }
+
     /// Tries to become leader; 0 if another leads.
     async fn campaign(&self, candidate: &str, lease: i64) -> Result<i64, StoreError> {
         let leader = self.key("leader");
@@ -202,6 +219,7 @@ impl EtcdStore {
 #[async_trait]
 impl Store for EtcdStore {
     async fn range(&self, prefix: &[u8]) -> Result<Vec<KeyValue>, StoreError> {
+        self.wait_for_whole_commits().await?;
         let data = self.data_key(b"").len();
         let records = self.range_raw(&self.data_key(prefix)).await?;
         Ok(records.into_iter().map(|(key, value)| (key[data..].to_vec(), value)).collect())
@@ -342,6 +360,17 @@ impl Keeper {
         let (mut keeper, mut answers) = self.client.lease_client().keep_alive(self.lease).await?;
         keeper.keep_alive().await?;
         Ok(answers.message().await?.is_some_and(|answer| answer.ttl() > 0))
+    }
+}
+
+/// etcd refuses writes once its quota is used up, and raises an alarm that ends only by hand. It tells that in words alone.
+fn unconfirmed(error: Error) -> StoreError {
+    match &error {
+        Error::GRpcStatus(status) if status.message().contains("database space exceeded") => {
+            let remedy = "compact and defragment etcd or raise --quota-backend-bytes, then run `etcdctl alarm disarm`";
+            StoreError::Full(format!("{}: {remedy}", brief(&error)))
+        }
+        _ => unavailable(error),
     }
 }
 

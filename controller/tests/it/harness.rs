@@ -56,6 +56,7 @@ impl Cluster {
             orphan_grace_ms: 7_200_000,
             advertise: None,
             leader_ttl: Duration::from_secs(2),
+            restore: None,
             tls: TlsFlags::default(),
             issuer: None,
             issue_for: Lifetime::LEAF,

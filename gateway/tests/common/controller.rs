@@ -135,6 +135,16 @@ impl Controller for Service {
     async fn commit_parts(&self, _: Request<CommitPartsRequest>) -> Result<Response<CommitPartsReply>, Status> {
         not_played()
     }
+    type StreamSnapshotStream = tokio_stream::wrappers::ReceiverStream<Result<SnapshotReply, Status>>;
+    async fn stream_snapshot(
+        &self,
+        _: Request<SnapshotRequest>,
+    ) -> Result<Response<Self::StreamSnapshotStream>, Status> {
+        not_played()
+    }
+    async fn get_changes(&self, _: Request<ChangesRequest>) -> Result<Response<ChangesReply>, Status> {
+        not_played()
+    }
     async fn get_snapshot(&self, _: Request<SnapshotRequest>) -> Result<Response<SnapshotReply>, Status> {
         not_played()
     }

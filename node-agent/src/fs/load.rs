@@ -52,7 +52,8 @@ impl ShardFs {
         Ok(())
     }
 
-    /// Takes in one changelog entry of a table that another group writes. A gap is closed with a snapshot.
+    /// Takes in one changelog entry of a table that another group writes. A gap is closed with one change to the newest
+    /// version, or with a snapshot if the changelog does not reach back.
     pub async fn follow(&self, ts: TableShard, version: Version, change: &PartChange) -> Result<(), FsError> {
         if self.role(ts) != Some(Role::Reader) {
             return Ok(());
@@ -66,7 +67,7 @@ impl ShardFs {
                 Ok(())
             }
             Some(known) if sync.loaded && version > known => {
-                tracing::info!(%ts, %known, %version, "a gap in the changelog: taking a snapshot");
+                tracing::info!(%ts, %known, %version, "a gap in the changelog: catching up");
                 self.catch_up_locked(ts, &mut sync).await
             }
             _ => Ok(()),
@@ -81,6 +82,20 @@ impl ShardFs {
     }
 
     async fn catch_up_locked(&self, ts: TableShard, sync: &mut ShardSync) -> Result<(), FsError> {
+        if let Some(known) = sync.version
+            && let Some((version, change)) = self.controller.changes_since(ts, known).await?
+        {
+            if version != known {
+                self.apply(ts, &change)?;
+                sync.version = Some(version);
+            }
+            return Ok(());
+        }
+        self.take_snapshot(ts, sync).await
+    }
+
+    /// The changelog does not reach back so far.
+    async fn take_snapshot(&self, ts: TableShard, sync: &mut ShardSync) -> Result<(), FsError> {
         let snapshot = self.controller.snapshot(ts).await?;
         if sync.version == Some(snapshot.version) {
             return Ok(());

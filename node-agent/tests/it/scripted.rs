@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use moorhouse_base::clock::SystemClock;
+use moorhouse_base::secret::Secret;
 use moorhouse_cache::BlobCache;
 use moorhouse_catalog::*;
 use moorhouse_node_agent::blobs::BlobSource;
@@ -85,6 +86,26 @@ impl Controller for Scripted {
         }
         shard.version = shard.version.next();
         Ok(Response::new(wire::CommitPartsReply { version: shard.version.0 }))
+    }
+
+    type StreamSnapshotStream = ReceiverStream<Result<wire::SnapshotReply, Status>>;
+
+    async fn stream_snapshot(
+        &self,
+        request: Request<wire::SnapshotRequest>,
+    ) -> Result<Response<Self::StreamSnapshotStream>, Status> {
+        let whole = self.get_snapshot(request).await?.into_inner();
+        let (sender, receiver) = mpsc::channel(1);
+        sender.try_send(Ok(whole)).unwrap();
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+
+    async fn get_changes(
+        &self,
+        _: Request<wire::ChangesRequest>,
+    ) -> Result<Response<wire::ChangesReply>, Status> {
+        self.0.check()?;
+        Err(Status::out_of_range("no changelog here: take a snapshot"))
     }
 
     async fn get_snapshot(
@@ -220,8 +241,8 @@ fn view(node: &NodeName, group: &str, ts: TableShard) -> NodeView {
         warehouse: WarehouseId::random(),
         shards: ShardCount::new(1).unwrap(),
         objects_url: String::new(),
-        cluster_secret: String::new(),
-        engine_admin_password: String::new(),
+        cluster_secret: Secret::new(""),
+        engine_admin_password: Secret::new(""),
         users: vec![],
         node: node.clone(),
         group: GroupName::new(group).unwrap(),
