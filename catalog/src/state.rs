@@ -26,7 +26,7 @@ use crate::ids::{
     BlobId, DdlSeq, FilePath, NodeName, ObjectKey, PartPath, Revision, ShardId, TableId, TableShard, Version,
 };
 use crate::invariants;
-use crate::records::{DdlTask, DoomedObject, Inode, Location, Manifest, PartChange};
+use crate::records::{DdlTask, DoomedObject, FileEntry, Inode, Location, Manifest, PartChange};
 use plan::Plan;
 
 /// Bounds that the state keeps.
@@ -162,6 +162,7 @@ impl Catalog {
             Command::CreateTable { table, if_not_exists } => plan.create_table(*table, if_not_exists),
             Command::ActivateTable(table) => plan.activate_table(table),
             Command::DropTable { database, name, if_exists } => plan.drop_table(database, name, if_exists),
+            Command::SetTableStorage { database, name, settings } => plan.set_table_storage(database, name, &settings),
             Command::CommitParts(commit) => plan.commit_parts(commit),
             Command::BeginMove { group, shard, to } => plan.begin_move(group, shard, to),
             Command::CancelMove { group, shard } => plan.cancel_move(group, shard),
@@ -344,6 +345,20 @@ impl Catalog {
         blobs.sort_unstable();
         blobs.dedup();
         blobs
+    }
+
+    /// Staged files that `node` keeps a copy of for the node that they are staged on.
+    pub fn copies_on<'a>(&'a self, node: &'a NodeName) -> impl Iterator<Item = &'a FileEntry> + 'a {
+        let parts = self.shards.values().flat_map(|shard| shard.parts.values());
+        let files = parts.filter(|part| part.copies.contains(node)).flat_map(|part| &part.files);
+        files.filter(move |file| matches!(&file.location, Location::Staged { node: at } if at != node))
+    }
+
+    /// Files staged on `node` of which other nodes keep a copy, with those nodes.
+    pub fn copies_of<'a>(&'a self, node: &'a NodeName) -> impl Iterator<Item = (&'a FileEntry, &'a [NodeName])> + 'a {
+        let parts = self.shards.values().flat_map(|shard| shard.parts.values()).filter(|part| !part.copies.is_empty());
+        let files = parts.flat_map(|part| part.files.iter().map(|file| (file, part.copies.as_slice())));
+        files.filter(move |(file, _)| matches!(&file.location, Location::Staged { node: at } if at == node))
     }
 
     pub(crate) fn references(&self) -> &BTreeMap<ObjectKey, u64> {

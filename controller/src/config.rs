@@ -78,8 +78,7 @@ impl Config {
         let groups: Vec<_> = args.groups.iter().map(|text| mistakes.parse::<GroupName>("--group", text, "")).collect();
         let lease = mistakes.milliseconds("--lease-ttl-ms", &args.lease_ttl_ms, 500..=600_000);
         let grace = mistakes.milliseconds("--delete-grace-ms", &args.delete_grace_ms, 0..=u64::from(u32::MAX));
-        let orphan =
-            mistakes.milliseconds("--orphan-grace-ms", &args.orphan_grace_ms, 1_000..=u64::from(u32::MAX));
+        let orphan = mistakes.milliseconds("--orphan-grace-ms", &args.orphan_grace_ms, 1_000..=u64::from(u32::MAX));
         if !mistakes.0.is_empty() {
             return Err(mistakes.0);
         }

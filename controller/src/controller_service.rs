@@ -7,15 +7,15 @@ use std::time::Duration;
 
 use futures::Stream;
 use moorhouse_base::tasks::TaskGroup;
-use moorhouse_catalog::state::{Command, CommitParts, Reply};
+use moorhouse_catalog::state::{Catalog, Command, CommitParts, Reply};
 use moorhouse_catalog::{
     DdlSeq, DdlStatement, Epoch, Incarnation, Manifest, Node, NodeName, PartChange, Revision, ShardId, TableId,
     TableShard, TableShardSnapshot, codec,
 };
 use moorhouse_proto::controller_server::Controller;
 use moorhouse_proto::{
-    ChangelogUpdate, CommitPartsReply, CommitPartsRequest, DdlProgress, Heartbeat, ListStagedReply, ListStagedRequest,
-    RegisterReply, RegisterRequest, SnapshotReply, SnapshotRequest, SubmitDdlRequest, ViewUpdate,
+    ChangelogUpdate, CommitPartsReply, CommitPartsRequest, CopiedBlob, DdlProgress, Heartbeat, ListStagedReply,
+    ListStagedRequest, RegisterReply, RegisterRequest, SnapshotReply, SnapshotRequest, SubmitDdlRequest, ViewUpdate,
     WatchChangelogRequest, WatchClusterRequest,
 };
 use tokio::sync::broadcast::error::RecvError;
@@ -155,11 +155,8 @@ impl Controller for ControllerService {
         request: Request<ListStagedRequest>,
     ) -> Result<Response<Self::ListStagedStream>, Status> {
         let node = NodeName::new(request.into_inner().node).or_bad_request()?;
-        let staged = self.owner.read(move |catalog| catalog.staged_on(&node)).await?;
-        let message = |blobs: &[moorhouse_catalog::BlobId]| ListStagedReply {
-            blobs: blobs.iter().map(|blob| blob.to_wire().into()).collect(),
-        };
-        let messages: Vec<_> = staged.chunks(STAGED_A_MESSAGE).map(|blobs| Ok(message(blobs))).collect();
+        let messages = self.owner.read(move |catalog| staged_messages(catalog, &node)).await?;
+        let messages: Vec<_> = messages.into_iter().map(Ok).collect();
         Ok(Response::new(Box::pin(tokio_stream::iter(messages))))
     }
 
@@ -286,6 +283,31 @@ async fn show_cluster(mut published: watch::Receiver<Published>, views: mpsc::Se
             () = views.closed() => return,
         }
     }
+}
+
+/// What a node has staged, in messages of bounded size.
+fn staged_messages(catalog: &Catalog, node: &NodeName) -> Vec<ListStagedReply> {
+    let staged = catalog.staged_on(node);
+    let copies: Vec<_> = catalog.copies_on(node).map(|file| file.blob.to_wire().into()).collect();
+    let copied: Vec<_> = catalog
+        .copies_of(node)
+        .flat_map(|(file, nodes)| {
+            nodes.iter().map(|node| CopiedBlob {
+                blob: file.blob.to_wire().into(),
+                bytes: file.bytes,
+                node: node.to_string(),
+            })
+        })
+        .collect();
+    let blobs = staged.chunks(STAGED_A_MESSAGE).map(|blobs| ListStagedReply {
+        blobs: blobs.iter().map(|blob| blob.to_wire().into()).collect(),
+        ..ListStagedReply::default()
+    });
+    let copies = copies.chunks(STAGED_A_MESSAGE);
+    let copies = copies.map(|copies| ListStagedReply { copies: copies.to_vec(), ..ListStagedReply::default() });
+    let copied = copied.chunks(STAGED_A_MESSAGE);
+    let copied = copied.map(|copied| ListStagedReply { copied: copied.to_vec(), ..ListStagedReply::default() });
+    blobs.chain(copies).chain(copied).collect()
 }
 
 fn read_beat(heartbeat: Heartbeat, session: u64) -> Result<Beat, ControllerError> {

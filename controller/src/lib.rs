@@ -15,6 +15,7 @@ mod published;
 
 mod agents;
 mod ddl;
+mod fsck;
 mod moves;
 mod sweeper;
 

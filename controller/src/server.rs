@@ -25,6 +25,7 @@ use crate::agents::Agents;
 use crate::config::Config;
 use crate::controller_service::ControllerService;
 use crate::ddl::Ddl;
+use crate::fsck::Fsck;
 use crate::limits;
 use crate::moves::Mover;
 use crate::owner::{self, Owner, OwnerEnd, OwnerLoop, OwnerSetup};
@@ -73,7 +74,8 @@ pub async fn start_on(config: &Config, store: Arc<dyn Store>, clock: Arc<dyn Clo
 
     let agents = Arc::new(Agents::default());
     let ddl = Arc::new(Ddl::new(owner.clone(), Arc::clone(&agents)));
-    let mover = Arc::new(Mover::new(owner.clone(), agents));
+    let mover = Arc::new(Mover::new(owner.clone(), Arc::clone(&agents)));
+    let fsck = Fsck { owner: owner.clone(), objects: objects.clone(), agents, clock: Arc::clone(&clock) };
     let recovered = async {
         ddl.fail_abandoned().await?;
         Arc::clone(&mover).cancel_abandoned(&tasks).await
@@ -82,7 +84,7 @@ pub async fn start_on(config: &Config, store: Arc<dyn Store>, clock: Arc<dyn Clo
     tasks.spawn("joins", Arc::clone(&mover).follow_joins(tasks.clone()));
     tasks.spawn("sweeper", sweeper::run(owner.clone(), objects, clock));
 
-    let services = Services { owner, ddl, mover, store: store.describe() };
+    let services = Services { owner, ddl, mover, fsck: Arc::new(fsck), store: store.describe() };
     let address = serve(config, services, &tasks).await?;
     telemetry::serve_metrics(config.metrics, &tasks)
         .await
@@ -185,11 +187,12 @@ struct Services {
     owner: Owner,
     ddl: Arc<Ddl>,
     mover: Arc<Mover>,
+    fsck: Arc<Fsck>,
     store: String,
 }
 
 async fn serve(config: &Config, services: Services, tasks: &TaskGroup) -> Result<SocketAddr, StartError> {
-    let Services { owner, ddl, mover, store } = services;
+    let Services { owner, ddl, mover, fsck, store } = services;
     let listener = bind("--listen", config.listen).await?;
     let address = listener.local_addr().map_err(|error| in_use("--listen", config.listen, &error))?;
     let controller = ControllerService {
@@ -200,7 +203,7 @@ async fn serve(config: &Config, services: Services, tasks: &TaskGroup) -> Result
         sessions: AtomicU64::new(1),
     };
     let objects = config.objects.to_string();
-    let admin = AdminService { owner, mover, tasks: tasks.clone(), store, objects };
+    let admin = AdminService { owner, mover, fsck, tasks: tasks.clone(), store, objects };
     let serving = tonic::transport::Server::builder()
         .tcp_nodelay(true)
         .http2_keepalive_interval(Some(Duration::from_secs(5)))

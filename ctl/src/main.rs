@@ -9,6 +9,7 @@ mod commands;
 mod controller;
 mod dev;
 mod error;
+mod fsck;
 mod show;
 
 use std::process::ExitCode;

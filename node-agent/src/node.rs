@@ -1,9 +1,9 @@
 //! A node's life: check, register, mount, start the engine, serve; and the same backwards.
 
+use std::collections::HashSet;
 use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use moorhouse_base::clock::SystemClock;
 use moorhouse_base::tasks::{TaskGroup, stop_signal};
@@ -19,6 +19,7 @@ use tonic::transport::Server;
 use crate::args::Args;
 use crate::blobs::{BlobSource, key};
 use crate::controller::ControllerClient;
+use crate::copies::{Copies, take_back};
 use crate::fs::ShardFs;
 use crate::fs::fuse::{Mount, raise_read_ahead};
 use crate::limits;
@@ -74,13 +75,15 @@ pub async fn run(args: Args) -> Result<(), NodeError> {
         return Err(NodeError::Setup(mistakes));
     }
     let view = Arc::new(view);
-    let source = open_bytes(&args, &view, &controller).await?;
+    let copies = Arc::new(Copies::default());
+    let source = open_bytes(&args, &view, &controller, &copies).await?;
     let (refresh, refreshes) = mpsc::channel(limits::REFRESH_QUEUE);
     let clock = Arc::new(SystemClock);
     let fs = Arc::new(ShardFs::new(args.name.clone(), source, controller.clone(), clock, refresh));
+    fs.policy.set_default(args.durability);
     fs.apply_view(&view).map_err(failed)?;
     let mount = mount(&args, &fs)?;
-    let served = serve(&args, binary, view, controller, fs.clone(), refreshes).await;
+    let served = serve(&args, binary, view, controller, fs.clone(), refreshes, copies).await;
     if let Err(error) = fs.flush_letting().await {
         tracing::warn!(%error, "what the engine let go of last was not reported; it comes back covered");
     }
@@ -168,14 +171,19 @@ fn node_record(args: &Args) -> Node {
 }
 
 /// Opens the bucket and the SSD, and compares the SSD with what the catalog believes to be on it.
-async fn open_bytes(args: &Args, view: &NodeView, controller: &ControllerClient) -> Result<BlobSource, NodeError> {
+async fn open_bytes(
+    args: &Args,
+    view: &NodeView,
+    controller: &ControllerClient,
+    copies: &Copies,
+) -> Result<BlobSource, NodeError> {
     let url: ObjectsUrl = view.objects_url.parse().map_err(setup)?;
     let objects = Objects::open(&url).await.map_err(setup)?;
     objects.claim(view.warehouse.0).await.map_err(setup)?;
     let dir = args.data.join("blobs");
     let cache = BlobCache::open(&dir, args.cache_bytes).map_err(setup)?;
     let staged = controller.staged().await.map_err(|status| failed(status.message()))?;
-    let wanted: std::collections::HashSet<_> = staged.iter().map(|blob| key(*blob)).collect();
+    let wanted: HashSet<_> = staged.own.iter().chain(&staged.copies).map(|blob| key(*blob)).collect();
     let mut leftovers = 0;
     for found in cache.staged_keys() {
         if !wanted.contains(&found) {
@@ -183,7 +191,11 @@ async fn open_bytes(args: &Args, view: &NodeView, controller: &ControllerClient)
             leftovers += 1;
         }
     }
-    let lost = wanted.iter().filter(|blob| cache.lookup(**blob).is_none()).count();
+    let source = BlobSource::new(cache, objects);
+    source.apply_view(view);
+    copies.resume(&staged);
+    let missing = staged.own.iter().filter(|blob| source.cache().tenant(key(**blob)).is_none()).copied().collect();
+    let lost = take_back(&source, missing, &staged).await.map_err(failed)?.len();
     if lost > 0 {
         let data = args.data.display();
         let message = format!(
@@ -195,9 +207,8 @@ async fn open_bytes(args: &Args, view: &NodeView, controller: &ControllerClient)
         }
         tracing::error!(lost, "starting without them, as asked: the parts that they belong to cannot be read");
     }
-    tracing::info!(staged = staged.len(), leftovers, "the SSD agrees with the catalog");
-    let source = BlobSource::new(cache, objects);
-    source.apply_view(view);
+    let (own, kept) = (staged.own.len(), staged.copies.len());
+    tracing::info!(staged = own, kept_for_others = kept, leftovers, "the SSD agrees with the catalog");
     Ok(source)
 }
 
@@ -223,6 +234,7 @@ async fn serve(
     controller: ControllerClient,
     fs: Arc<ShardFs>,
     refresh: mpsc::Receiver<TableShard>,
+    copies: Arc<Copies>,
 ) -> Result<(), NodeError> {
     let tasks = TaskGroup::new();
     let (views, view_changes) = watch::channel(view.clone());
@@ -244,7 +256,9 @@ async fn serve(
         routes: routes.clone(),
         arriving: std::sync::Mutex::default(),
         copying: tokio::sync::Mutex::default(),
+        copies: Arc::clone(&copies),
     };
+    tasks.spawn("copies", copies.tend(controller.clone(), fs.source.clone()));
     start_service(args, service, &tasks);
     let owner = EngineOwner {
         binary,
@@ -259,7 +273,7 @@ async fn serve(
     };
     let mut engine = tokio::spawn(owner.run());
     let upload_stop = tasks.token();
-    tasks.spawn_uncancelled("upload", upload::run(fs.clone(), Duration::from_millis(args.settle_ms), upload_stop));
+    tasks.spawn_uncancelled("upload", upload::run(fs.clone(), args.settle_rule(), upload_stop));
     tasks.spawn("letting-go", let_go(fs.clone()));
     tasks.spawn("routes", routes.follow(view_changes.clone()));
     tasks.spawn("changelog", session::follow(controller.clone(), fs.clone()));

@@ -8,6 +8,7 @@ use super::*;
 use crate::entry::Write;
 use crate::ids::{Epoch, GroupName, Incarnation, ShardCount, SqlName, WarehouseId};
 use crate::records::{DdlOutcome, DdlStatement, FileEntry, Node, Relocation, Table, TableState, Warehouse};
+use crate::storage::TableStorage;
 use uuid::Uuid;
 
 /// A catalog with what a store would have after its writes.
@@ -51,7 +52,7 @@ fn part(name: &str, files: &[(u128, Location)]) -> Manifest {
         bytes: 10,
         location: location.clone(),
     };
-    Manifest { part: path(name), rows: 1, committed_ms: 5, files: files.iter().map(file).collect() }
+    Manifest { part: path(name), rows: 1, committed_ms: 5, files: files.iter().map(file).collect(), copies: vec![] }
 }
 
 impl World {
@@ -168,6 +169,7 @@ fn create_table(name: &str, number: u128) -> Command {
             sharding_key: "rand()".to_owned(),
             state: TableState::Creating,
             ddl_seq: DdlSeq(1),
+            storage: TableStorage::default(),
         }),
         if_not_exists: false,
     }

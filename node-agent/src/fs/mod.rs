@@ -13,6 +13,7 @@ pub mod load;
 pub mod ops;
 pub mod place;
 pub mod rename;
+mod secure;
 pub mod settle;
 pub mod tree;
 
@@ -27,6 +28,7 @@ use tokio::sync::mpsc;
 
 use crate::blobs::{BlobSource, key};
 use crate::controller::ControllerClient;
+use crate::policy::Policy;
 use error::FsError;
 use load::ShardSync;
 use tree::{Body, Ino, ROOT, Small, Tree};
@@ -74,6 +76,8 @@ pub struct ShardFs {
     pub(crate) source: BlobSource,
     pub(crate) controller: ControllerClient,
     pub(crate) clock: Arc<dyn Clock>,
+    /// How each table's bytes are kept.
+    pub policy: Policy,
     /// Where locks nest, the order is `tree`, then `mounted` or `retired`.
     tree: RwLock<Tree>,
     mounted: RwLock<Mounted>,
@@ -100,6 +104,7 @@ impl ShardFs {
             source,
             controller,
             clock,
+            policy: Policy::default(),
             tree: RwLock::new(Tree::new()),
             mounted: RwLock::default(),
             syncs: Mutex::default(),
@@ -118,6 +123,7 @@ impl ShardFs {
     /// Shows every assigned shard and every table of the view. What the view no longer has stays until the engine has let
     /// go of it: see [`Self::unmount_shard`] and [`Self::unmount_table`].
     pub fn apply_view(&self, view: &NodeView) -> Result<(), FsError> {
+        self.policy.apply_view(view);
         let mine = || view.assignments.iter().filter(|a| a.node == self.node);
         let mut made = Vec::new();
         {

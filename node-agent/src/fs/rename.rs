@@ -163,9 +163,13 @@ impl ShardFs {
         if commit.added.is_some() && commit.from.1.starts_with(INSERTING) {
             self.await_room().await?;
         }
-        let sealing = match &commit.added {
+        let mut sealing = match &commit.added {
             Some(added) => Some(self.seal(commit.shard, added).await?),
             None => None,
+        };
+        let relocated = match &mut sealing {
+            Some(sealing) => self.secure(commit.shard, &mut sealing.manifest).await?,
+            None => Vec::new(),
         };
         let mut dirty = self.dirty_inodes(commit.shard)?;
         let mut inodes_put = std::mem::take(&mut dirty.inodes);
@@ -177,7 +181,7 @@ impl ShardFs {
             added: sealing.iter().map(|s| s.manifest.clone()).collect(),
             inodes_removed: commit.inode_removed.iter().cloned().collect(),
             inodes_put,
-            ..PartChange::default()
+            relocated: relocated.clone(),
         };
         let added = commit.added.as_ref().map(|added| added.part.clone());
         failpoint::reach("commit.before");
@@ -193,6 +197,8 @@ impl ShardFs {
         let from = (commit.from.0, commit.from.1.as_str());
         let orphan = tree.rename(from, (commit.to.0, commit.to.1.as_str()), self.now())?;
         self.let_go(commit.shard, |letting| letting.blobs.extend(orphan.map(|blob| blob.id)));
+        drop(tree);
+        self.note_stored(&relocated)?;
         metrics::COMMIT_SECONDS.observe(started.elapsed().as_secs_f64());
         Ok(())
     }
@@ -234,6 +240,7 @@ impl ShardFs {
                 rows: self.count_rows(&files)?,
                 committed_ms: self.clock.now_ms(),
                 files: Vec::with_capacity(files.len()),
+                copies: Vec::new(),
             },
             unsynced: Vec::new(),
             fresh: Vec::new(),

@@ -240,6 +240,7 @@ fn view(node: &NodeName, group: &str, ts: TableShard) -> NodeView {
             sharding_key: "rand()".into(),
             state: TableState::Active,
             ddl_seq: DdlSeq(1),
+            storage: TableStorage::default(),
         }],
         ddl_seq: DdlSeq(1),
     }
