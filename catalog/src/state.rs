@@ -15,7 +15,7 @@ mod plan;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 pub use command::{CatalogError, Command, CommitParts, CompleteMove, Fence, Reply};
@@ -104,6 +104,9 @@ pub struct Catalog {
     doomed: BTreeMap<ObjectKey, DoomedObject>,
     /// References from parts to each object. Not stored: counted while loading.
     references: BTreeMap<ObjectKey, u64>,
+    /// The parts that have each staged blob, of whatever table: tables of a shard share blobs after REPLACE PARTITION and its
+    /// like. Not stored: gathered while loading.
+    staged: BTreeMap<BlobId, BTreeSet<(TableShard, PartPath)>>,
 }
 
 impl Catalog {
@@ -115,6 +118,7 @@ impl Catalog {
             shards: BTreeMap::new(),
             doomed: BTreeMap::new(),
             references: BTreeMap::new(),
+            staged: BTreeMap::new(),
         }
     }
 
@@ -246,6 +250,8 @@ impl Catalog {
                 count_references(&mut self.references, new.as_deref(), true);
                 let old = put(&mut shard.parts, path.clone(), new);
                 count_references(&mut self.references, old.as_deref(), false);
+                index_staged(&mut self.staged, (at, &path), old.as_deref(), false);
+                index_staged(&mut self.staged, (at, &path), shard.parts.get(&path).map(|part| &**part), true);
                 Entry::Part(at, path, old)
             }
             Entry::Inode(at, path, new) => {
@@ -278,6 +284,28 @@ fn count_references(references: &mut BTreeMap<ObjectKey, u64>, part: Option<&Man
             if *count == 0 {
                 references.remove(object);
             }
+        }
+    }
+}
+
+fn index_staged(
+    staged: &mut BTreeMap<BlobId, BTreeSet<(TableShard, PartPath)>>,
+    (at, path): (TableShard, &PartPath),
+    part: Option<&Manifest>,
+    added: bool,
+) {
+    for file in part.into_iter().flat_map(|part| &part.files) {
+        if !matches!(file.location, Location::Staged { .. }) {
+            continue;
+        }
+        let places = staged.entry(file.blob).or_default();
+        if added {
+            places.insert((at, path.clone()));
+        } else {
+            places.remove(&(at, path.clone()));
+        }
+        if places.is_empty() {
+            staged.remove(&file.blob);
         }
     }
 }
@@ -359,6 +387,12 @@ impl Catalog {
         let parts = self.shards.values().flat_map(|shard| shard.parts.values()).filter(|part| !part.copies.is_empty());
         let files = parts.flat_map(|part| part.files.iter().map(|file| (file, part.copies.as_slice())));
         files.filter(move |(file, _)| matches!(&file.location, Location::Staged { node: at } if at == node))
+    }
+
+    /// The other table shards in which a part has this blob staged.
+    fn shares_staged(&self, blob: BlobId, at: TableShard) -> BTreeSet<TableShard> {
+        let places = self.staged.get(&blob).into_iter().flatten();
+        places.map(|(other, _)| *other).filter(|other| *other != at).collect()
     }
 
     pub(crate) fn references(&self) -> &BTreeMap<ObjectKey, u64> {

@@ -1,6 +1,7 @@
 //! Examples for each command, and a model test: agents with stale and current claims against a plain reference.
 
 mod model;
+mod shared;
 
 use std::sync::Arc;
 
