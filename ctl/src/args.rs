@@ -6,6 +6,8 @@ use std::str::FromStr;
 use clap::{Parser, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
 
+use crate::cache::CacheCommand;
+
 #[derive(Debug, Parser)]
 #[command(name = "moorctl", version, about = "Starts, shows and changes a Moorhouse warehouse")]
 pub struct Args {
@@ -45,6 +47,9 @@ pub enum Command {
     /// How the tables' bytes are kept
     #[command(subcommand)]
     Table(TableCommand),
+    /// What is on the nodes' SSDs
+    #[command(subcommand)]
+    Cache(CacheCommand),
     /// Shard moves of this controller's lifetime
     #[command(subcommand)]
     Move(MoveCommand),

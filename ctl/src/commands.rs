@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::args::{
     Args, Command, GroupCommand, MoveCommand, NodeCommand, Output, PartCommand, ShardCommand, TableCommand,
 };
+use crate::cache;
 use crate::controller::{Controller, follow_moves};
 use crate::dev;
 use crate::dev::state::{DevDir, DevState};
@@ -71,6 +72,7 @@ async fn ask(
         Command::Table(TableCommand::Set { table, settings }) => {
             set_table(controller, &table, settings).await?.print(output)
         }
+        Command::Cache(command) => cache::run(controller, command, output).await,
         Command::Fsck(args) => fsck::run(controller, args, output).await,
         Command::Dev(_) | Command::Node(NodeCommand::Add { .. }) => unreachable!("`run` has taken these"),
     }

@@ -8,6 +8,7 @@
 pub mod adopt;
 pub mod args;
 pub mod blobs;
+pub mod cache_service;
 pub mod controller;
 pub mod copies;
 pub mod describe;

@@ -13,11 +13,13 @@ use moorhouse_catalog::{Incarnation, Node, NodeView, TableShard};
 use moorhouse_engine::{Admin, ClusterConfig, ClusterShard, EngineBinary, EngineConfig, SqlUser};
 use moorhouse_objects::{Objects, ObjectsUrl};
 use moorhouse_proto::agent_server::AgentServer;
+use moorhouse_proto::node_cache_server::NodeCacheServer;
 use tokio::sync::{mpsc, watch};
 use tonic::transport::Server;
 
 use crate::args::Args;
 use crate::blobs::{BlobSource, key};
+use crate::cache_service::{CacheService, watch_disk};
 use crate::controller::ControllerClient;
 use crate::copies::{Copies, take_back};
 use crate::fs::ShardFs;
@@ -259,7 +261,9 @@ async fn serve(
         copies: Arc::clone(&copies),
     };
     tasks.spawn("copies", copies.tend(controller.clone(), fs.source.clone()));
-    start_service(args, service, &tasks);
+    let cache_service = CacheService { fs: fs.clone(), views: view_changes.clone() };
+    start_service(args, service, cache_service, &tasks);
+    tasks.spawn("disk", watch_disk(fs.source.cache().clone()));
     let owner = EngineOwner {
         binary,
         config: engine_config(args, &view),
@@ -305,13 +309,14 @@ fn engine_ended(ended: Result<Result<(), moorhouse_engine::EngineError>, tokio::
     }
 }
 
-fn start_service(args: &Args, service: AgentService, tasks: &TaskGroup) {
+fn start_service(args: &Args, service: AgentService, cache: CacheService, tasks: &TaskGroup) {
     let server = AgentServer::new(service)
         .max_decoding_message_size(limits::GRPC_MESSAGE_BYTES)
         .max_encoding_message_size(limits::GRPC_MESSAGE_BYTES);
     let (address, stop) = (args.listen, tasks.token());
     tasks.spawn("service", async move {
-        let served = Server::builder().add_service(server).serve_with_shutdown(address, stop.cancelled_owned()).await;
+        let server = Server::builder().add_service(server).add_service(NodeCacheServer::new(cache));
+        let served = server.serve_with_shutdown(address, stop.cancelled_owned()).await;
         if let Err(error) = served {
             tracing::error!(%error, "the agent's service ended");
         }

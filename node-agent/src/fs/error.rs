@@ -77,6 +77,7 @@ impl From<CacheError> for FsError {
         match error {
             CacheError::Full { .. } | CacheError::NoRoom { .. } => FsError::NoSpace(error.to_string()),
             CacheError::Immutable { .. } => FsError::Immutable,
+            CacheError::Sick => FsError::Unavailable(error.to_string()),
             CacheError::Fetch { .. } | CacheError::WrongLength { .. } | CacheError::WrongChecksum { .. } => {
                 FsError::Unavailable(error.to_string())
             }

@@ -21,11 +21,12 @@ use fuser::{
 use tokio::runtime::Handle as Runtime;
 
 use super::error::FsError;
-use super::io::{Opened, Opening, RemoteBlob, read_local};
+use super::io::{Opened, Opening, read_local};
 use super::ops::{Attributes, LONG_TTL, Ready};
 use super::rename::Renaming;
 use super::tree::{Entry, Ino};
 use super::{KernelCache, ShardFs};
+use crate::blobs::remote::RemoteFile;
 use crate::limits;
 use crate::metrics;
 
@@ -41,7 +42,7 @@ enum Handle {
         file: File,
     },
     Local(File),
-    Remote(RemoteBlob),
+    Remote(RemoteFile),
     Dir(Vec<Entry>),
 }
 
@@ -458,24 +459,28 @@ impl Filesystem for Door {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let read = |handle: Arc<Handle>| match &*handle {
-            Handle::Small => self.fs.read_small(Ino(ino.0), offset, size).map(Ok),
-            Handle::Local(file) | Handle::Passthrough { file, .. } => read_local(file, offset, size).map(Ok),
-            Handle::Remote(remote) => Ok(Err(remote.clone())),
-            Handle::Dir(_) => Err(FsError::BadHandle),
+        let handle = match self.handle(fh) {
+            Ok(handle) => handle,
+            Err(error) => return reply.error(errno(&error, "read", ino)),
         };
-        match self.handle(fh).and_then(read) {
-            Ok(Ok(data)) => reply.data(&data),
-            Err(error) => reply.error(errno(&error, "read", ino)),
-            Ok(Err(remote)) => {
-                let fs = self.fs.clone();
+        let read = match &*handle {
+            Handle::Small => self.fs.read_small(Ino(ino.0), offset, size),
+            Handle::Local(file) | Handle::Passthrough { file, .. } => read_local(file, offset, size),
+            Handle::Remote(_) => {
                 self.runtime.spawn(async move {
-                    match fs.source.read(&remote, offset, u64::from(size)).await {
+                    let Handle::Remote(remote) = &*handle else { return };
+                    match remote.read(offset, u64::from(size)).await {
                         Ok(data) => reply.data(&data),
                         Err(error) => reply.error(errno(&error, "read", ino)),
                     }
                 });
+                return;
             }
+            Handle::Dir(_) => Err(FsError::BadHandle),
+        };
+        match read {
+            Ok(data) => reply.data(&data),
+            Err(error) => reply.error(errno(&error, "read", ino)),
         }
     }
 

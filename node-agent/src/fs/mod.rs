@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex, OnceLock, RwLock};
 use std::time::{Instant, SystemTime};
 
 use moorhouse_base::clock::Clock;
-use moorhouse_cache::BlobCache;
+use moorhouse_cache::{BlobCache, CacheStats};
 use moorhouse_catalog::{BlobId, Epoch, FilePath, NodeName, NodeView, PartPath, ShardId, Table, TableId, TableShard};
 use tokio::sync::mpsc;
 
@@ -219,6 +219,11 @@ impl ShardFs {
     /// How many blobs are here that could be had again.
     pub fn cached_blobs(&self) -> u64 {
         self.cache.stats().cached_blobs
+    }
+
+    /// A look at what is on this node's SSD.
+    pub fn cache_stats(&self) -> CacheStats {
+        self.cache.stats()
     }
 
     /// What this node may do with a table shard; None if the shard or the table is not shown here.

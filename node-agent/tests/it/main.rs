@@ -1,4 +1,5 @@
 //! The agent's parts against a real kernel mount.
 
+mod cache;
 mod fs_semantics;
 mod scripted;

@@ -185,6 +185,11 @@ impl Rig {
         self.mount.as_ref().is_some_and(Mount::has_passthrough)
     }
 
+    /// Where its object store has its files.
+    pub fn objects(&self) -> PathBuf {
+        self.dir.path().join("objects")
+    }
+
     /// The table shard's directory in the mount.
     pub fn dir(&self) -> PathBuf {
         self.dir.path().join("mount").join(ShardFs::relative_path(self.table))
