@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use bytes::Bytes;
 use fuser::{
     BackgroundSession, BackingId, BsdFileFlags, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags,
     Generation, INodeNo, InitFlags, KernelConfig, LockOwner, MountOption, Notifier, OpenAccMode, OpenFlags,
@@ -32,6 +33,8 @@ use crate::metrics;
 
 const GENERATION: Generation = Generation(0);
 const BLOCK: u32 = 4096;
+/// Bytes, as statfs tells.
+const LONGEST_NAME: usize = 255;
 
 /// One open file or directory.
 enum Handle {
@@ -138,6 +141,9 @@ fn errno(error: &FsError, what: &str, ino: INodeNo) -> Errno {
 }
 
 fn utf8(name: &OsStr) -> Result<&str, FsError> {
+    if name.len() > LONGEST_NAME {
+        return Err(FsError::LongName);
+    }
     name.to_str().ok_or(FsError::BadName)
 }
 
@@ -234,6 +240,30 @@ impl Door {
             passthrough: self.passthrough.clone(),
             owner: self.owner,
         }
+    }
+
+    /// Reads on from where the bytes are now. The handle stays what the kernel was told: served by the agent.
+    async fn read_moved(
+        &self,
+        ino: INodeNo,
+        fh: FileHandle,
+        (offset, size): (u64, u32),
+        error: FsError,
+    ) -> Result<Bytes, FsError> {
+        let handle = match self.fs.open_moved(Ino(ino.0), error).await? {
+            Opened::Small => return Err(FsError::BadHandle),
+            Opened::Local(file) => Handle::Local(file),
+            Opened::Remote(remote) => Handle::Remote(remote),
+        };
+        let read = match &handle {
+            Handle::Local(file) => read_local(file, offset, size).map(Bytes::from),
+            Handle::Remote(remote) => remote.read(offset, u64::from(size)).await,
+            Handle::Small | Handle::Passthrough { .. } | Handle::Dir(_) => Err(FsError::BadHandle),
+        };
+        if let Some(known) = self.handles.lock().expect("lock").open.get_mut(&fh.0) {
+            *known = Arc::new(handle);
+        }
+        read
     }
 
     /// Runs `then` once the directory's names are known: at once, or from the runtime after fetching them.
@@ -401,7 +431,11 @@ impl Filesystem for Door {
             Ok(Opening::Fetch(wanted)) => {
                 let door = self.share();
                 self.runtime.spawn(async move {
-                    match door.fs.fetch(wanted).await {
+                    let opened = match door.fs.fetch(wanted).await {
+                        Err(error) => door.fs.open_moved(Ino(ino.0), error).await,
+                        opened => opened,
+                    };
+                    match opened {
                         Ok(opened) => door.answer_open(Ino(ino.0), opened, reply),
                         Err(error) => reply.error(errno(&error, "fetch", ino)),
                     }
@@ -467,9 +501,14 @@ impl Filesystem for Door {
             Handle::Small => self.fs.read_small(Ino(ino.0), offset, size),
             Handle::Local(file) | Handle::Passthrough { file, .. } => read_local(file, offset, size),
             Handle::Remote(_) => {
+                let door = self.share();
                 self.runtime.spawn(async move {
                     let Handle::Remote(remote) = &*handle else { return };
-                    match remote.read(offset, u64::from(size)).await {
+                    let read = match remote.read(offset, u64::from(size)).await {
+                        Err(error) => door.read_moved(ino, fh, (offset, size), error).await,
+                        read => read,
+                    };
+                    match read {
                         Ok(data) => reply.data(&data),
                         Err(error) => reply.error(errno(&error, "read", ino)),
                     }
@@ -598,7 +637,7 @@ impl Filesystem for Door {
         let block = u64::from(BLOCK);
         let total = stats.budget_bytes / block;
         let free = stats.budget_bytes.saturating_sub(stats.staged_bytes) / block;
-        reply.statfs(total, free, free, 1 << 32, 1 << 31, BLOCK, 255, BLOCK);
+        reply.statfs(total, free, free, 1 << 32, 1 << 31, BLOCK, LONGEST_NAME as u32, BLOCK);
     }
 
     /// ENOSYS: the kernel asks once and never again.
@@ -610,8 +649,9 @@ impl Filesystem for Door {
         reply.error(Errno::ENOSYS);
     }
 
+    /// ENOSYS: the kernel takes it for "yes" and never asks again.
     fn access(&self, _req: &Request, _ino: INodeNo, _mask: fuser::AccessFlags, reply: ReplyEmpty) {
-        reply.ok();
+        reply.error(Errno::ENOSYS);
     }
 }
 

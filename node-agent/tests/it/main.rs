@@ -2,4 +2,7 @@
 
 mod cache;
 mod fs_semantics;
+mod lasting;
+mod posix;
+mod scale;
 mod scripted;
