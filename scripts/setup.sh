@@ -10,6 +10,7 @@ set -euo pipefail
 
 readonly CHDB_VERSION=26.7.3-stable.1
 readonly GARAGE_VERSION=2.5.0
+readonly PJDFSTEST_VERSION=0.2.2
 readonly CLICKHOUSE_CONNECT_VERSION=1.12.0
 readonly CLICKHOUSE_JS_VERSION=1.23.1
 readonly OLDEST_ENGINE=25.8
@@ -108,6 +109,16 @@ install_garage() {
   rm -rf "$CACHE/.garage-target"
 }
 
+install_pjdfstest() {
+  local home="$CACHE/pjdfstest-$PJDFSTEST_VERSION"
+  [ -x "$home/bin/pjdfstest" ] && return 0
+  say "building the file system tests pjdfstest $PJDFSTEST_VERSION into $home (once, a minute or two)"
+  local work="$CACHE/.pjdfstest.$$"
+  CARGO_TARGET_DIR="$CACHE/.pjdfstest-target" cargo install --quiet "pjdfstest@$PJDFSTEST_VERSION" --locked --root "$work"
+  publish "$work" "$home"
+  rm -rf "$CACHE/.pjdfstest-target"
+}
+
 install_python_client() {
   local home="$CACHE/python-clickhouse-connect-$CLICKHOUSE_CONNECT_VERSION"
   [ -e "$home/.complete" ] && return 0
@@ -144,5 +155,6 @@ if [ "$with_tests" = yes ]; then
   install_python_client
   install_js_client
   install_garage
+  install_pjdfstest
 fi
 say "everything is there"

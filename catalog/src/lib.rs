@@ -4,6 +4,7 @@
 
 pub mod ids;
 pub mod records;
+pub mod storage;
 
 pub mod codec;
 pub mod minted;
@@ -22,4 +23,5 @@ pub mod store;
 pub use ids::*;
 pub use packed::{ChangelogEntry, CommitToken, PackedPart};
 pub use records::*;
+pub use storage::*;
 pub use views::*;

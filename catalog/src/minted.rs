@@ -20,22 +20,63 @@ pub const PARTS_PREFIX: &str = "parts";
 /// Twelve hex digits hold milliseconds up to the year 10889.
 const TIME_DIGITS: usize = 12;
 
+/// What all keys of a table shard begin with; an [`Ending`] follows.
+pub fn prefix(at: TableShard) -> String {
+    format!("{PARTS_PREFIX}/{}/{}/", at.table, at.shard)
+}
+
 /// A new key for bytes of this table shard. Keys of one table shard sort by time.
 pub fn mint(at: TableShard, now_ms: u64, unique: Uuid) -> Result<ObjectKey, InvalidId> {
-    let (table, shard) = (at.table, at.shard);
-    ObjectKey::new(format!("{PARTS_PREFIX}/{table}/{shard}/{now_ms:012x}-{}", unique.simple()))
+    ObjectKey::new(format!("{}{}", prefix(at), Ending { minted_ms: now_ms, unique }))
+}
+
+/// What tells the keys of one table shard apart. In text: the time in 12 hex digits, a hyphen, 32 hex digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ending {
+    /// Unix milliseconds; the lower 48 bits count.
+    pub minted_ms: u64,
+    pub unique: Uuid,
+}
+
+impl Ending {
+    pub const BYTES: usize = 22;
+
+    pub fn to_bytes(self) -> [u8; Self::BYTES] {
+        let mut bytes = [0; Self::BYTES];
+        bytes[..6].copy_from_slice(&self.minted_ms.to_be_bytes()[2..]);
+        bytes[6..].copy_from_slice(self.unique.as_bytes());
+        bytes
+    }
+
+    pub fn from_bytes(bytes: &[u8; Self::BYTES]) -> Self {
+        let time = bytes[..6].iter().fold(0, |time, byte| time << 8 | u64::from(*byte));
+        let unique: [u8; 16] = std::array::from_fn(|i| bytes[6 + i]);
+        Self { minted_ms: time, unique: Uuid::from_bytes(unique) }
+    }
+}
+
+impl std::fmt::Display for Ending {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:012x}-{}", self.minted_ms, self.unique.simple())
+    }
+}
+
+/// The ending of a key that begins with `prefix`; `None` for a key of another making.
+pub fn ending(key: &ObjectKey, prefix: &str) -> Option<Ending> {
+    let text = key.as_str().strip_prefix(prefix)?;
+    let (time, unique) = text.split_once('-')?;
+    let minted_ms = u64::from_str_radix(time, 16).ok().filter(|_| time.len() == TIME_DIGITS)?;
+    let ending = Ending { minted_ms, unique: Uuid::try_parse(unique).ok()? };
+    (ending.to_string() == text).then_some(ending)
 }
 
 /// When the key was minted, in Unix milliseconds by the uploader's clock; `None` for a key of another making.
 pub fn minted_ms(key: &ObjectKey) -> Option<u64> {
-    let mut segments = key.as_str().split('/');
-    let (prefix, _table, _shard, name) = (segments.next()?, segments.next()?, segments.next()?, segments.next()?);
-    let (time, unique) = name.split_once('-')?;
-    let sound = prefix == PARTS_PREFIX && segments.next().is_none() && time.len() == TIME_DIGITS;
-    if !sound || Uuid::try_parse(unique).is_err() {
-        return None;
-    }
-    u64::from_str_radix(time, 16).ok()
+    let place = key.as_str().strip_prefix(PARTS_PREFIX)?.strip_prefix('/')?;
+    let mut segments = place.split('/');
+    let (_table, _shard, name) = (segments.next()?, segments.next()?, segments.next()?);
+    let prefix = key.as_str().strip_suffix(name).filter(|_| segments.next().is_none())?;
+    ending(key, prefix).map(|ending| ending.minted_ms)
 }
 
 /// How long after its minting a commit may be the first to refer to an object.

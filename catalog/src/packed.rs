@@ -19,17 +19,13 @@ use std::sync::Arc;
 
 use crate::codec::{self, CodecError, PROTOBUF};
 use crate::ids::{BlobId, NodeName, ObjectKey, PartPath, TableShard};
+use crate::minted;
 use crate::records::{Location, Manifest};
 use body::{BlobRange, Body, Seal};
 pub use changelog::{ChangelogEntry, CommitToken};
 pub use layout::{Layout, LayoutNumber, Layouts};
 pub(crate) use wire::encode_snapshot;
 
-/// How a part's objects are named below the bucket's prefix: this, then 32 hex digits. Other keys are good, and take more
-/// room in the catalog.
-pub fn object_prefix(at: TableShard, part: &PartPath) -> String {
-    format!("parts/{}/{}/{part}-", at.table, at.shard)
-}
 
 /// A manifest as it is stored, known to be whole. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,8 +42,7 @@ impl PackedPart {
         manifest: &Manifest,
         shared: impl FnOnce(layout::Content) -> Result<Arc<Layout>, layout::Content>,
     ) -> Self {
-        let prefix = object_prefix(at, &manifest.part);
-        let (seal, content) = Seal::of_manifest(manifest, &prefix);
+        let (seal, content) = Seal::of_manifest(manifest, &minted::prefix(at));
         let (names, layout) = match shared(content) {
             Ok(layout) => (body::Names::Shared(layout.number.0), Some(layout)),
             Err(content) => (body::Names::Inline(content), None),
@@ -88,16 +83,16 @@ impl PackedPart {
         &self.record
     }
 
-    /// `at` and `path` are the place under which it was packed.
+    /// `at` is the place under which it was packed.
     pub fn open(&self, at: TableShard, path: &PartPath) -> Manifest {
         let (range, body) = self.parse();
         let content = self.layout.as_deref().map(|layout| &layout.content);
-        body.open(range, content, path, &object_prefix(at, path)).expect("a packed part was checked when it was made")
+        body.open(range, content, path, &minted::prefix(at)).expect("a packed part was checked when it was made")
     }
 
     /// The objects that it refers to, each once.
-    pub fn objects(&self, at: TableShard, path: &PartPath) -> Vec<ObjectKey> {
-        let locations = self.parse().1.places(&object_prefix(at, path)).expect("checked when it was made");
+    pub fn objects(&self, at: TableShard) -> Vec<ObjectKey> {
+        let locations = self.parse().1.places(&minted::prefix(at)).expect("checked when it was made");
         let objects = locations.into_iter().filter_map(|place| match place {
             body::Place::Stored(object) => Some(object),
             body::Place::Staged(_) => None,
@@ -108,6 +103,20 @@ impl PackedPart {
     /// True if it may have bytes that are on that node alone.
     pub fn may_be_staged_on(&self, node: &NodeName) -> bool {
         !self.is_one_object() && self.parse().1.is_staged_on(node)
+    }
+
+    /// Blobs whose bytes are on nodes alone.
+    pub fn staged_blobs(&self) -> Vec<BlobId> {
+        if self.is_one_object() {
+            return Vec::new();
+        }
+        let (range, body) = self.parse();
+        body.staged_blobs(range)
+    }
+
+    /// True if other nodes keep copies of its staged files.
+    pub fn has_copies(&self) -> bool {
+        self.parse().1.has_copies()
     }
 
     /// False if it certainly has none of the blobs. Quick: it does not open the part.

@@ -9,6 +9,7 @@ use crate::ids::{
     BlobId, DdlSeq, Epoch, FilePath, GroupName, Incarnation, NodeName, ObjectKey, PartPath, ShardCount, ShardId,
     SqlName, TableId, Version, WarehouseId,
 };
+use crate::storage::TableStorage;
 
 /// The root record; written once when the warehouse is made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -92,6 +93,8 @@ pub struct Table {
     pub state: TableState,
     /// The task that brought it to this state.
     pub ddl_seq: DdlSeq,
+    #[serde(default, skip_serializing_if = "TableStorage::is_default")]
+    pub storage: TableStorage,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -158,6 +161,9 @@ pub struct Manifest {
     /// Unix time of the commit, milliseconds, by the writer's clock: for people and for the settling rule, not for order.
     pub committed_ms: u64,
     pub files: Vec<FileEntry>,
+    /// Nodes that have every staged file of the part too, synced, besides the node that a file is staged on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub copies: Vec<NodeName>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -16,7 +16,7 @@ mod plan;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
@@ -30,7 +30,7 @@ use crate::ids::{
 };
 use crate::invariants;
 use crate::packed::{self, ChangelogEntry, Layouts, PackedPart};
-use crate::records::{DdlTask, DoomedObject, Inode, LeavingTable, Location, Manifest, PartChange};
+use crate::records::{DdlTask, DoomedObject, FileEntry, Inode, LeavingTable, Location, Manifest, PartChange};
 use plan::Plan;
 
 /// Bounds that the state keeps.
@@ -134,6 +134,9 @@ pub struct Catalog {
     doomed: BTreeMap<ObjectKey, DoomedObject>,
     /// References from parts to each object. Not stored: counted while loading.
     references: References,
+    /// The parts that have each staged blob, of whatever table: tables of a shard share blobs after REPLACE PARTITION and its
+    /// like. Not stored: gathered while loading.
+    staged: BTreeMap<BlobId, BTreeSet<(TableShard, PartPath)>>,
 }
 
 impl Catalog {
@@ -147,6 +150,7 @@ impl Catalog {
             shards: BTreeMap::new(),
             doomed: BTreeMap::new(),
             references: References::default(),
+            staged: BTreeMap::new(),
         }
     }
 
@@ -199,6 +203,7 @@ impl Catalog {
             Command::ActivateTable(table) => plan.activate_table(table),
             Command::ClearLeaving => plan.clear_leaving(),
             Command::DropTable { database, name, if_exists } => plan.drop_table(database, name, if_exists),
+            Command::SetTableStorage { database, name, settings } => plan.set_table_storage(database, name, &settings),
             Command::CommitParts(commit) => plan.commit_parts(commit),
             Command::BeginMove { group, shard, to } => plan.begin_move(group, shard, to),
             Command::CancelMove { group, shard } => plan.cancel_move(group, shard),
@@ -284,13 +289,15 @@ impl Catalog {
                 Entry::Version(at, (old != Version(0)).then_some(old))
             }
             Entry::Part(at, path, new) => {
-                for object in new.iter().flat_map(|part| part.objects(at, &path)) {
+                for object in new.iter().flat_map(|part| part.objects(at)) {
                     self.references.add(&object);
                 }
                 let old = put(&mut shard.parts, path.clone(), new);
-                for object in old.iter().flat_map(|part| part.objects(at, &path)) {
+                for object in old.iter().flat_map(|part| part.objects(at)) {
                     self.references.take(&object);
                 }
+                index_staged(&mut self.staged, (at, &path), old.as_ref(), false);
+                index_staged(&mut self.staged, (at, &path), shard.parts.get(&path), true);
                 Entry::Part(at, path, old)
             }
             Entry::Inode(at, path, new) => {
@@ -340,6 +347,25 @@ impl References {
 
     fn count(&self, object: &ObjectKey) -> u64 {
         self.0.get(&Self::digest(object)).copied().unwrap_or(0).into()
+    }
+}
+
+fn index_staged(
+    staged: &mut BTreeMap<BlobId, BTreeSet<(TableShard, PartPath)>>,
+    (at, path): (TableShard, &PartPath),
+    part: Option<&PackedPart>,
+    added: bool,
+) {
+    for blob in part.into_iter().flat_map(PackedPart::staged_blobs) {
+        let places = staged.entry(blob).or_default();
+        if added {
+            places.insert((at, path.clone()));
+        } else {
+            places.remove(&(at, path.clone()));
+        }
+        if places.is_empty() {
+            staged.remove(&blob);
+        }
     }
 }
 
@@ -430,6 +456,37 @@ impl Catalog {
 
     pub(crate) fn is_referenced(&self, object: &ObjectKey) -> bool {
         self.references.count(object) > 0
+    }
+
+    /// Staged files that `node` keeps a copy of for the node that they are staged on.
+    pub fn copies_on<'a>(&'a self, node: &'a NodeName) -> impl Iterator<Item = FileEntry> + 'a {
+        let files = self.copied_parts().filter(|part| part.copies.contains(node)).flat_map(|part| part.files);
+        files.filter(move |file| matches!(&file.location, Location::Staged { node: at } if at != node))
+    }
+
+    /// Files staged on `node` of which other nodes keep a copy, with those nodes.
+    pub fn copies_of<'a>(&'a self, node: &'a NodeName) -> impl Iterator<Item = (FileEntry, Vec<NodeName>)> + 'a {
+        let files = self.copied_parts().flat_map(|part| {
+            let copies = part.copies;
+            part.files.into_iter().map(move |file| (file, copies.clone()))
+        });
+        files.filter(move |(file, _)| matches!(&file.location, Location::Staged { node: at } if at == node))
+    }
+
+    /// Parts of tables that are not dropped, with copies of their staged files.
+    fn copied_parts(&self) -> impl Iterator<Item = Manifest> + '_ {
+        let copied = |at, shard: &'_ Shard| -> Vec<Manifest> {
+            let parts = shard.parts.iter().filter(|(_, part)| part.has_copies());
+            parts.map(|(path, part)| part.open(at, path)).collect()
+        };
+        self.live_shards().flat_map(move |(at, shard)| copied(at, shard))
+    }
+
+    /// The other table shards in which a part has this blob staged. What is left of dropped tables does not count.
+    fn shares_staged(&self, blob: BlobId, at: TableShard) -> BTreeSet<TableShard> {
+        let places = self.staged.get(&blob).into_iter().flatten();
+        let others = places.map(|(other, _)| *other).filter(|other| *other != at);
+        others.filter(|other| self.live_shard(*other).is_some()).collect()
     }
 
     fn table_shards(&self, table: TableId) -> impl Iterator<Item = (&TableShard, &Shard)> {

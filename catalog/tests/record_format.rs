@@ -33,6 +33,7 @@ fn manifest() -> Manifest {
             file(11, "data.bin", Location::Staged { node }),
             file(12, "p.proj/data.bin", Location::Stored { object, offset: 4096, crc32c: 305_419_896 }),
         ],
+        copies: vec![],
     }
 }
 
@@ -88,6 +89,7 @@ fn tables() -> Vec<Entry> {
         sharding_key: "rand()".to_owned(),
         state: TableState::Active,
         ddl_seq: DdlSeq(9),
+        storage: TableStorage::default(),
     };
     let create = DdlStatement::CreateTable {
         group: etl,

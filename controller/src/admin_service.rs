@@ -7,13 +7,16 @@ use moorhouse_base::tasks::TaskGroup;
 use moorhouse_catalog::backup;
 use moorhouse_catalog::state::{Catalog, Command};
 use moorhouse_catalog::store::{KeyValue, Store};
-use moorhouse_catalog::{GroupName, Location, Manifest, NodeName, PackedPart, PartPath, SqlName, Table, TableShard};
+use moorhouse_catalog::{
+    GroupName, Location, Manifest, NodeName, PackedPart, PartPath, SqlName, Table, TableShard, TableStorage,
+};
 use moorhouse_proto::admin_server::Admin;
 use moorhouse_proto::{
-    BackupChunk, BackupMetaRequest, CheckMetaReply, CheckMetaRequest, CreateGroupReply, CreateGroupRequest, DrainNodeRequest, GroupStatus, ListMovesReply, ListMovesRequest,
-    ListNodesReply, ListNodesRequest, ListPartsReply, ListPartsRequest, ListShardsReply, ListShardsRequest,
-    MoveProgress, NodeInfo, PartInfo, RebalanceRequest, RemoveNodeReply, RemoveNodeRequest, ShardInfo, StatusReply,
-    StatusRequest,
+    BackupChunk, BackupMetaRequest, CheckMetaReply, CheckMetaRequest, CreateGroupReply, CreateGroupRequest,
+    DrainNodeRequest, FsckEvent, FsckRequest, GroupStatus, ListMovesReply, ListMovesRequest, ListNodesReply,
+    ListNodesRequest, ListPartsReply, ListPartsRequest, ListShardsReply, ListShardsRequest, MoveProgress, NodeInfo,
+    PartInfo, RebalanceRequest, RemoveNodeReply, RemoveNodeRequest, SetTableReply, SetTableRequest, ShardInfo,
+    StatusReply, StatusRequest, TableSetting,
 };
 use moorhouse_security::Callers;
 use tokio::sync::mpsc;
@@ -22,6 +25,7 @@ use tonic::{Request, Response, Status};
 
 use crate::check;
 use crate::error::{ControllerError, OrBadRequest};
+use crate::fsck::Fsck;
 use crate::limits;
 use crate::moves::Mover;
 use crate::owner::Owner;
@@ -33,6 +37,7 @@ pub struct AdminService {
     pub mover: Arc<Mover>,
     pub callers: Callers,
     pub audit: Audit,
+    pub fsck: Arc<Fsck>,
     pub tasks: TaskGroup,
     pub store: String,
     pub durable: Arc<dyn Store>,
@@ -217,6 +222,47 @@ impl Admin for AdminService {
         self.audit.around(&caller, ("remove_node", &target), work).await?;
         Ok(Response::new(RemoveNodeReply {}))
     }
+
+    async fn set_table(&self, request: Request<SetTableRequest>) -> Result<Response<SetTableReply>, Status> {
+        let SetTableRequest { database, table, settings } = request.into_inner();
+        let database = SqlName::new(database).or_bad_request()?;
+        let name = SqlName::new(table).or_bad_request()?;
+        let settings = settings.into_iter().map(|setting| (setting.name, setting.value)).collect();
+        let command = Command::SetTableStorage { database: database.clone(), name: name.clone(), settings };
+        self.owner.apply(command).await?;
+        let directory = self.owner.shown().directory;
+        let table = directory.table_named(&database, &name);
+        let table = table.ok_or_else(|| Status::not_found(format!("table {database}.{name} was dropped")))?;
+        Ok(Response::new(SetTableReply { settings: table_settings(&table.storage) }))
+    }
+
+    type FsckStream = ReceiverStream<Result<FsckEvent, Status>>;
+
+    async fn fsck(&self, request: Request<FsckRequest>) -> Result<Response<Self::FsckStream>, Status> {
+        let request = request.into_inner();
+        let (sender, receiver) = mpsc::channel(limits::STREAM_BACKLOG);
+        let (fsck, left) = (Arc::clone(&self.fsck), sender.clone());
+        // Nobody needs the rest of a check whose asker has left.
+        self.tasks.spawn("fsck", async move {
+            tokio::select! {
+                () = fsck.run(request, sender) => {}
+                () = left.closed() => {}
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+}
+
+fn table_settings(storage: &TableStorage) -> Vec<TableSetting> {
+    let TableStorage { durability, settle_ms, settle_bytes, settle_level } = storage;
+    let settings = [
+        ("durability", durability.map(|mode| mode.to_string())),
+        ("settle_ms", settle_ms.map(|ms| ms.to_string())),
+        ("settle_bytes", settle_bytes.map(|bytes| bytes.to_string())),
+        ("settle_level", settle_level.map(|level| level.to_string())),
+    ];
+    let own = settings.into_iter().filter_map(|(name, value)| Some((name, value?)));
+    own.map(|(name, value)| TableSetting { name: name.to_owned(), value }).collect()
 }
 
 fn or_any(database: &str) -> &str {

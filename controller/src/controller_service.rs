@@ -7,15 +7,15 @@ use std::time::Duration;
 
 use futures::Stream;
 use moorhouse_base::tasks::TaskGroup;
-use moorhouse_catalog::state::{Command, CommitParts, Reply};
+use moorhouse_catalog::state::{Catalog, Command, CommitParts, Reply};
 use moorhouse_catalog::{
     CommitToken, DdlSeq, DdlStatement, Epoch, Incarnation, Node, NodeName, PartChange, Revision, ShardId, TableId,
     TableShard, codec,
 };
 use moorhouse_proto::controller_server::Controller;
 use moorhouse_proto::{
-    ChangelogUpdate, CommitPartsReply, CommitPartsRequest, DdlProgress, Heartbeat, ListStagedReply, ListStagedRequest,
-    RegisterReply, RegisterRequest, SnapshotReply, SnapshotRequest, SubmitDdlRequest, ViewUpdate,
+    ChangelogUpdate, CommitPartsReply, CommitPartsRequest, CopiedBlob, DdlProgress, Heartbeat, ListStagedReply,
+    ListStagedRequest, RegisterReply, RegisterRequest, SnapshotReply, SnapshotRequest, SubmitDdlRequest, ViewUpdate,
     WatchChangelogRequest, WatchClusterRequest,
 };
 use moorhouse_security::{Caller, Callers};
@@ -162,11 +162,8 @@ impl Controller for ControllerService {
         let caller = self.callers.of(&request)?;
         let node = NodeName::new(request.into_inner().node).or_bad_request()?;
         caller.must_be_node(node.as_str())?;
-        let staged = self.owner.read(move |catalog| catalog.staged_on(&node)).await?;
-        let message = |blobs: &[moorhouse_catalog::BlobId]| ListStagedReply {
-            blobs: blobs.iter().map(|blob| blob.to_wire().into()).collect(),
-        };
-        let messages: Vec<_> = staged.chunks(STAGED_A_MESSAGE).map(|blobs| Ok(message(blobs))).collect();
+        let messages = self.owner.read(move |catalog| staged_messages(catalog, &node)).await?;
+        let messages: Vec<_> = messages.into_iter().map(Ok).collect();
         Ok(Response::new(Box::pin(tokio_stream::iter(messages))))
     }
 
@@ -294,6 +291,29 @@ async fn show_cluster(mut published: watch::Receiver<Published>, views: mpsc::Se
             () = views.closed() => return,
         }
     }
+}
+
+/// What a node has staged, in messages of bounded size.
+fn staged_messages(catalog: &Catalog, node: &NodeName) -> Vec<ListStagedReply> {
+    let staged: Vec<_> = catalog.staged_on(node).iter().map(|blob| blob.to_wire().into()).collect();
+    let copies: Vec<_> = catalog.copies_on(node).map(|file| file.blob.to_wire().into()).collect();
+    let copied: Vec<_> = catalog
+        .copies_of(node)
+        .flat_map(|(file, nodes)| {
+            nodes.into_iter().map(move |node| CopiedBlob {
+                blob: file.blob.to_wire().into(),
+                bytes: file.bytes,
+                node: node.to_string(),
+            })
+        })
+        .collect();
+    let blobs = staged.chunks(STAGED_A_MESSAGE);
+    let blobs = blobs.map(|blobs| ListStagedReply { blobs: blobs.to_vec(), ..ListStagedReply::default() });
+    let copies = copies.chunks(STAGED_A_MESSAGE);
+    let copies = copies.map(|copies| ListStagedReply { copies: copies.to_vec(), ..ListStagedReply::default() });
+    let copied = copied.chunks(STAGED_A_MESSAGE);
+    let copied = copied.map(|copied| ListStagedReply { copied: copied.to_vec(), ..ListStagedReply::default() });
+    blobs.chain(copies).chain(copied).collect()
 }
 
 fn read_beat(heartbeat: Heartbeat, session: u64, caller: &Caller) -> Result<Beat, Status> {

@@ -15,6 +15,7 @@ mod published;
 
 pub mod agents;
 mod ddl;
+mod fsck;
 mod moves;
 mod sweeper;
 

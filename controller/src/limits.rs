@@ -58,6 +58,21 @@ pub const RESTORE_BYTES: usize = 1 << 20;
 pub const LEADER_LOOK: Duration = Duration::from_millis(500);
 /// Between looks for dropped tables.
 pub const LEAVING_INTERVAL: Duration = Duration::from_millis(500);
+/// Orphans are looked for this often, or four times in an orphan grace if that is shorter.
+pub const ORPHAN_INTERVAL: Duration = Duration::from_secs(3_600);
+pub const ORPHAN_INTERVAL_SHORTEST: Duration = Duration::from_millis(500);
+/// Objects of one page of the bucket's listing, and the pause after each.
+pub const LIST_PAGE: usize = 1_000;
+pub const LIST_PAUSE: Duration = Duration::from_millis(100);
+/// Requests of one check of the warehouse under way at once.
+pub const FSCK_PARALLEL: usize = 16;
+/// Findings of one check that are told one by one.
+pub const FSCK_FINDINGS: usize = 10_000;
+/// One read of a deep check.
+pub const FSCK_PIECE_BYTES: u64 = 8 << 20;
+/// Blobs that an agent is asked for at once.
+pub const FSCK_BLOBS: usize = 10_000;
+pub const FSCK_AGENT_TIMEOUT: Duration = Duration::from_secs(60);
 /// After a failed commit: first and longest wait before the store is read again.
 pub const RELOAD_RETRY: Duration = Duration::from_millis(100);
 pub const RELOAD_RETRY_MAX: Duration = Duration::from_secs(5);

@@ -49,3 +49,9 @@ metric!(CLEARING_STEPS: IntCounter = register_int_counter!(
 metric!(OBJECTS_DELETED: IntCounter = register_int_counter!(
     "moorhouse_controller_objects_deleted_total",
     "Objects that nothing referred to any more and that were deleted."));
+metric!(ORPHANS_DELETED: IntCounter = register_int_counter!(
+    "moorhouse_controller_orphans_deleted_total",
+    "Objects of broken uploads that nothing ever referred to and that were deleted."));
+metric!(OBJECTS_DOOMED: IntGauge = register_int_gauge!(
+    "moorhouse_controller_objects_doomed",
+    "Objects that nothing refers to any more and that wait for their grace and their readers."));

@@ -28,6 +28,7 @@ use crate::agents::Agents;
 use crate::config::Config;
 use crate::controller_service::ControllerService;
 use crate::ddl::Ddl;
+use crate::fsck::Fsck;
 use crate::front::{Front, Role, follow_leader};
 use crate::limits;
 use crate::moves::Mover;
@@ -127,7 +128,8 @@ pub async fn lead(config: &Config, ground: Ground) -> Result<Leading, StartError
 
     let agents = Arc::new(agents);
     let ddl = Arc::new(Ddl::new(owner.clone(), Arc::clone(&agents)));
-    let mover = Arc::new(Mover::new(owner.clone(), agents));
+    let mover = Arc::new(Mover::new(owner.clone(), Arc::clone(&agents)));
+    let fsck = Fsck { owner: owner.clone(), objects: objects.clone(), agents, clock: Arc::clone(&clock) };
     let recovered = async {
         ddl.fail_abandoned().await?;
         Arc::clone(&mover).cancel_abandoned(&tasks).await
@@ -137,7 +139,7 @@ pub async fn lead(config: &Config, ground: Ground) -> Result<Leading, StartError
     tasks.spawn("leaving", sweeper::clear_leaving(owner.clone()));
     tasks.spawn("sweeper", sweeper::run(owner.clone(), objects, clock));
 
-    let services = Services { owner, ddl, mover, store: store.describe() };
+    let services = Services { owner, ddl, mover, fsck: Arc::new(fsck), store: store.describe() };
     Ok(Leading { routes: routes(config, services, &tasks), tasks, ended })
 }
 
@@ -237,11 +239,12 @@ struct Services {
     owner: Owner,
     ddl: Arc<Ddl>,
     mover: Arc<Mover>,
+    fsck: Arc<Fsck>,
     store: String,
 }
 
 fn routes(config: &Config, services: Services, tasks: &TaskGroup) -> Routes {
-    let Services { owner, ddl, mover, store } = services;
+    let Services { owner, ddl, mover, fsck, store } = services;
     let controller = ControllerService {
         owner: owner.clone(),
         ddl,
@@ -251,7 +254,7 @@ fn routes(config: &Config, services: Services, tasks: &TaskGroup) -> Routes {
         callers: Callers::of_process(&config.tls),
     };
     let objects = config.objects.to_string();
-    let admin = AdminService { owner, mover, tasks: tasks.clone(), store, objects };
+    let admin = AdminService { owner, mover, fsck, tasks: tasks.clone(), store, objects };
     Routes::new(ControllerServer::new(controller).max_decoding_message_size(limits::MESSAGE_BYTES))
         .add_service(AdminServer::new(admin))
 }

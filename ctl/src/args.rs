@@ -6,6 +6,8 @@ use std::str::FromStr;
 use clap::{Parser, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
 
+use crate::cache::CacheCommand;
+
 #[derive(Debug, Parser)]
 #[command(name = "moorctl", version, about = "Starts, shows and changes a Moorhouse warehouse")]
 pub struct Args {
@@ -42,6 +44,12 @@ pub enum Command {
     /// The data parts of the tables
     #[command(subcommand)]
     Part(PartCommand),
+    /// How the tables' bytes are kept
+    #[command(subcommand)]
+    Table(TableCommand),
+    /// What is on the nodes' SSDs
+    #[command(subcommand)]
+    Cache(CacheCommand),
     /// Shard moves of this controller's lifetime
     #[command(subcommand)]
     Move(MoveCommand),
@@ -50,6 +58,8 @@ pub enum Command {
     Group(GroupCommand),
     /// The warehouse in numbers
     Status,
+    /// Proves that catalog, object store and the nodes' staging agree; exit code 1 if they do not
+    Fsck(FsckArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -173,6 +183,37 @@ pub enum PartCommand {
         #[arg(long)]
         all: bool,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum TableCommand {
+    /// Changes settings of one table and shows all that it has; what it has not is the node's default
+    Set {
+        /// DATABASE.TABLE
+        table: String,
+        /// NAME=VALUE: durability=local|replicated|object, settle_ms, settle_bytes, settle_level; `default` as a value gives
+        /// it back to the node
+        #[arg(value_parser = read_setting)]
+        settings: Vec<(String, String)>,
+    },
+}
+
+fn read_setting(text: &str) -> Result<(String, String), String> {
+    let pair = text.split_once('=').ok_or_else(|| format!("'{text}' is no setting: it looks like settle_ms=60000"))?;
+    Ok((pair.0.to_owned(), pair.1.to_owned()))
+}
+
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub struct FsckArgs {
+    /// Reads every stored byte and compares checksums; without it, places and sizes alone are compared
+    #[arg(long)]
+    pub deep: bool,
+    /// Says what would be repaired; with --yes, repairs it
+    #[arg(long)]
+    pub repair: bool,
+    /// Does what --repair says
+    #[arg(long, requires = "repair")]
+    pub yes: bool,
 }
 
 #[derive(Debug, Subcommand)]

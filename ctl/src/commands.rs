@@ -2,14 +2,18 @@
 
 use std::path::Path;
 
-use moorhouse_proto::{ListPartsRequest, StatusReply};
+use moorhouse_proto::{ListPartsRequest, StatusReply, TableSetting};
 use serde_json::{Value, json};
 
-use crate::args::{Args, Command, GroupCommand, MoveCommand, NodeCommand, Output, PartCommand, ShardCommand};
+use crate::args::{
+    Args, Command, GroupCommand, MoveCommand, NodeCommand, Output, PartCommand, ShardCommand, TableCommand,
+};
+use crate::cache;
 use crate::controller::{Controller, follow_moves};
 use crate::dev;
 use crate::dev::state::{DevDir, DevState};
 use crate::error::CtlError;
+use crate::fsck;
 use crate::show::{Listing, print_json, print_text};
 
 pub async fn run(args: Args) -> Result<(), CtlError> {
@@ -65,6 +69,11 @@ async fn ask(
         }
         Command::Move(MoveCommand::List) => list_moves(controller).await?.print(output),
         Command::Group(GroupCommand::Show { name }) => show_group(controller, &name, state, output).await,
+        Command::Table(TableCommand::Set { table, settings }) => {
+            set_table(controller, &table, settings).await?.print(output)
+        }
+        Command::Cache(command) => cache::run(controller, command, output).await,
+        Command::Fsck(args) => fsck::run(controller, args, output).await,
         Command::Dev(_) | Command::Node(NodeCommand::Add { .. }) => unreachable!("`run` has taken these"),
     }
 }
@@ -166,12 +175,7 @@ async fn list_shards(controller: &mut Controller, group: Option<&str>) -> Result
 async fn list_parts(controller: &mut Controller, table: Option<&str>, all: bool) -> Result<Listing, CtlError> {
     let (database, table) = match table {
         None => ("", ""),
-        Some(name) => name.split_once('.').ok_or_else(|| {
-            CtlError::bad_input(
-                format!("'{name}' is no table"),
-                "give it as DATABASE.TABLE, for example --table tpch.lineitem",
-            )
-        })?,
+        Some(name) => read_table(name)?,
     };
     let request = ListPartsRequest { database: database.to_owned(), table: table.to_owned(), all };
     let mut listing = Listing::new(&[
@@ -193,6 +197,25 @@ async fn list_parts(controller: &mut Controller, table: Option<&str>, all: bool)
         ]);
     }
     Ok(listing)
+}
+
+async fn set_table(
+    controller: &mut Controller,
+    name: &str,
+    settings: Vec<(String, String)>,
+) -> Result<Listing, CtlError> {
+    let (database, table) = read_table(name)?;
+    let mut listing = Listing::new(&["setting", "value"]);
+    for TableSetting { name, value } in controller.set_table(database, table, settings).await? {
+        listing.push([json!(name), json!(value)]);
+    }
+    Ok(listing)
+}
+
+fn read_table(name: &str) -> Result<(&str, &str), CtlError> {
+    name.split_once('.').ok_or_else(|| {
+        CtlError::bad_input(format!("'{name}' is no table"), "give it as DATABASE.TABLE, for example tpch.lineitem")
+    })
 }
 
 async fn list_moves(controller: &mut Controller) -> Result<Listing, CtlError> {

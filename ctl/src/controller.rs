@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use moorhouse_proto::admin_client::AdminClient;
 use moorhouse_proto::{
-    DrainNodeRequest, ListMovesRequest, ListNodesRequest, ListPartsRequest, ListShardsRequest, MoveInfo, MoveProgress,
-    NodeInfo, PartInfo, RebalanceRequest, RemoveNodeRequest, ShardInfo, StatusReply, StatusRequest,
+    DrainNodeRequest, FsckEvent, FsckRequest, ListMovesRequest, ListNodesRequest, ListPartsRequest, ListShardsRequest,
+    MoveInfo, MoveProgress, NodeInfo, PartInfo, RebalanceRequest, RemoveNodeRequest, SetTableRequest, ShardInfo,
+    StatusReply, StatusRequest, TableSetting,
 };
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status, Streaming};
@@ -69,6 +70,22 @@ impl Controller {
     pub async fn rebalance(&mut self, group: &str) -> Result<Streaming<MoveProgress>, CtlError> {
         let request = RebalanceRequest { group: group.to_owned() };
         Ok(self.client.rebalance(request).await.map_err(in_words)?.into_inner())
+    }
+
+    /// All settings that the table then has of its own.
+    pub async fn set_table(
+        &mut self,
+        database: &str,
+        table: &str,
+        settings: Vec<(String, String)>,
+    ) -> Result<Vec<TableSetting>, CtlError> {
+        let settings = settings.into_iter().map(|(name, value)| TableSetting { name, value }).collect();
+        let request = SetTableRequest { database: database.to_owned(), table: table.to_owned(), settings };
+        Ok(self.client.set_table(request).await.map_err(in_words)?.into_inner().settings)
+    }
+
+    pub async fn fsck(&mut self, request: FsckRequest) -> Result<Streaming<FsckEvent>, CtlError> {
+        Ok(self.client.fsck(request).await.map_err(in_words)?.into_inner())
     }
 
     pub async fn remove_node(&mut self, node: &str) -> Result<(), CtlError> {

@@ -5,10 +5,12 @@
 //! Exit codes: 0 done, 1 it failed, 2 the input or the machine is not fit for it (one line, with the remedy).
 
 mod args;
+mod cache;
 mod commands;
 mod controller;
 mod dev;
 mod error;
+mod fsck;
 mod show;
 
 use std::process::ExitCode;

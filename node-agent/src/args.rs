@@ -2,11 +2,15 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Parser;
-use moorhouse_catalog::{GroupName, NodeName};
+use moorhouse_catalog::{Durability, GroupName, NodeName};
 use moorhouse_engine::EngineChoice;
 use moorhouse_security::TlsFlags;
+
+use crate::limits;
+use crate::upload::SettleRule;
 
 /// A Moorhouse node: mounts the shards that the controller assigns, and runs ClickHouse over them.
 #[derive(Debug, Clone, Parser)]
@@ -49,6 +53,16 @@ pub struct Args {
     /// A part that nothing has merged for this long is uploaded
     #[arg(long, env = "MOORHOUSE_SETTLE_MS", default_value_t = 60_000)]
     pub settle_ms: u64,
+    /// A part of this many bytes is uploaded at once
+    #[arg(long, env = "MOORHOUSE_SETTLE_BYTES", default_value_t = limits::SETTLED_BYTES)]
+    pub settle_bytes: u64,
+    /// A part that was merged this many times over is uploaded at once
+    #[arg(long, env = "MOORHOUSE_SETTLE_LEVEL", default_value_t = limits::SETTLED_LEVEL)]
+    pub settle_level: u32,
+    /// Where a part's bytes are before its commit answers, for tables that do not say it themselves: local (synced on this
+    /// node's disk), replicated (on another node's, too), object (in the object store)
+    #[arg(long, env = "MOORHOUSE_DURABILITY", default_value_t = Durability::Local)]
+    pub durability: Durability,
     /// auto, or the path of a clickhouse binary or libchdb.so
     #[arg(long, env = "MOORHOUSE_ENGINE", default_value = "auto")]
     pub engine: EngineChoice,
@@ -94,6 +108,10 @@ impl Args {
             }
         }
         found
+    }
+
+    pub fn settle_rule(&self) -> SettleRule {
+        SettleRule { age: Duration::from_millis(self.settle_ms), bytes: self.settle_bytes, level: self.settle_level }
     }
 
     pub fn host(&self) -> String {

@@ -1,13 +1,19 @@
 //! A blob's bytes, wherever they are: this SSD, another agent's, the object store.
+//!
+//! Small blobs come whole, with what lies beside them ([`heads`]); large stored ones by the ranges that are read ([`remote`]).
+
+pub mod heads;
+pub mod remote;
+pub mod warm;
 
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::Write;
-use std::ops::Range;
 use std::sync::{Arc, RwLock};
 
 use bytes::Bytes;
-use moorhouse_cache::{BlobCache, BlobKey, CacheError, Fill};
+use futures::{StreamExt, TryStreamExt};
+use moorhouse_cache::{BlobCache, BlobKey, CacheError};
 use moorhouse_catalog::{BlobId, Location, NodeName, NodeView, ObjectKey};
 use moorhouse_objects::Objects;
 use moorhouse_proto::ReadBlobRequest;
@@ -18,6 +24,7 @@ use tonic::transport::Channel;
 use crate::controller::watched;
 use crate::fs::error::FsError;
 use crate::fs::io::{Opened, RemoteBlob, Wanted};
+use remote::RemoteFile;
 use crate::limits;
 use crate::metrics;
 
@@ -32,6 +39,7 @@ pub struct BlobSource {
     objects: Objects,
     peers: Arc<RwLock<HashMap<NodeName, Peer>>>,
     dialer: Dialer,
+    heads: heads::Heads,
 }
 
 #[derive(Clone)]
@@ -42,7 +50,7 @@ struct Peer {
 
 impl BlobSource {
     pub fn new(cache: BlobCache, objects: Objects, dialer: Dialer) -> Self {
-        Self { cache, objects, peers: Arc::default(), dialer }
+        Self { cache, objects, peers: Arc::default(), dialer, heads: heads::Heads::default() }
     }
 
     pub fn cache(&self) -> &BlobCache {
@@ -75,51 +83,30 @@ impl BlobSource {
         }
     }
 
-    /// Brings a blob into the cache, once for all who wait for it; serves it by range where the cache has no room.
+    /// Makes a blob readable: brings a small one into the cache, once for all who wait for it; answers for a large one, or
+    /// where the cache has no room or its disk is sick, with a reader of ranges.
     pub async fn fetch(&self, wanted: Wanted) -> Result<Opened, FsError> {
         let Wanted { blob, companions } = wanted;
-        let fetched = self
-            .cache
-            .get_or_fetch(key(blob.blob), blob.bytes, checksum(&blob.location), |fill| async {
-                if companions.is_empty() {
-                    self.copy(&blob, fill).await
-                } else {
-                    self.copy_head(&blob, &companions, fill).await
-                }
-            })
-            .await;
+        let crc32c = checksum(&blob.location);
+        if let Some(file) = self.cache.open_checked(key(blob.blob), blob.bytes, crc32c).await? {
+            return Ok(Opened::Local(file));
+        }
+        if blob.bytes > limits::WHOLE_BLOB_BYTES && crc32c.is_some() {
+            return Ok(Opened::Remote(RemoteFile::new(self, blob)));
+        }
+        let fetched = if companions.is_empty() {
+            let copy = |fill| async { self.copy(&blob, fill).await };
+            self.cache.get_or_fetch(key(blob.blob), blob.bytes, crc32c, copy).await
+        } else {
+            self.fetch_head(&blob, companions).await
+        };
         match fetched {
             Ok(file) => Ok(Opened::Local(file)),
-            Err(CacheError::NoRoom { .. }) => Ok(Opened::Remote(blob)),
+            Err(CacheError::NoRoom { .. } | CacheError::Sick) => Ok(Opened::Remote(RemoteFile::new(self, blob))),
+            // The disk failed under this very blob.
+            Err(_) if self.cache.is_sick() => Ok(Opened::Remote(RemoteFile::new(self, blob))),
             Err(error) => Err(error.into()),
         }
-    }
-
-    /// Copies a blob and its companions with one request to the object store.
-    async fn copy_head(&self, wanted: &RemoteBlob, companions: &[RemoteBlob], mut fill: Fill) -> Result<Fill, FsError> {
-        let spans = std::iter::once(wanted).chain(companions).filter_map(span);
-        let (start, end) = spans.fold((u64::MAX, 0), |(start, end), span| (start.min(span.start), end.max(span.end)));
-        let Location::Stored { object, .. } = &wanted.location else { return self.copy(wanted, fill).await };
-        let head = self.get_object(object, start, end - start).await?;
-        let part =
-            |blob: &RemoteBlob| span(blob).map(|s| head.slice((s.start - start) as usize..(s.end - start) as usize));
-        if let Some(content) = part(wanted) {
-            fill.write_all(&content)?;
-        }
-        for companion in companions {
-            let Some(content) = part(companion) else { continue };
-            if let Err(error) = self.keep(companion, &content) {
-                tracing::debug!(blob = %companion.blob, %error, "a companion is fetched when it is asked for");
-            }
-        }
-        Ok(fill)
-    }
-
-    fn keep(&self, blob: &RemoteBlob, content: &[u8]) -> Result<(), FsError> {
-        let mut fill = self.cache.fill(key(blob.blob), blob.bytes)?;
-        fill.write_all(content)?;
-        fill.complete(checksum(&blob.location))?;
-        Ok(())
     }
 
     async fn get_object(&self, object: &ObjectKey, offset: u64, bytes: u64) -> Result<Bytes, FsError> {
@@ -161,13 +148,13 @@ impl BlobSource {
         Ok(content.into())
     }
 
-    /// Copies a blob's bytes, a bounded piece at a time.
+    /// Copies a blob's bytes in order, some bounded pieces at a time.
     pub(crate) async fn copy<W: Write>(&self, remote: &RemoteBlob, mut to: W) -> Result<W, FsError> {
-        let mut offset = 0;
-        while offset < remote.bytes {
-            let piece = self.read(remote, offset, limits::FETCH_PIECE_BYTES).await?;
+        let offsets = (0..remote.bytes).step_by(limits::FETCH_PIECE_BYTES as usize);
+        let pieces = offsets.map(|offset| self.read(remote, offset, limits::FETCH_PIECE_BYTES));
+        let mut pieces = futures::stream::iter(pieces).buffered(limits::PARALLEL_PIECES);
+        while let Some(piece) = pieces.try_next().await? {
             to.write_all(&piece)?;
-            offset += piece.len() as u64;
         }
         Ok(to)
     }
@@ -175,14 +162,6 @@ impl BlobSource {
     /// A local copy's descriptor, for a peer that asks.
     pub fn open_local(&self, blob: BlobId) -> Result<Option<File>, FsError> {
         Ok(self.cache.open_file(key(blob), false)?)
-    }
-}
-
-/// Where in its object a stored blob lies.
-fn span(blob: &RemoteBlob) -> Option<Range<u64>> {
-    match &blob.location {
-        Location::Stored { offset, .. } => Some(*offset..offset + blob.bytes),
-        Location::Staged { .. } => None,
     }
 }
 

@@ -1,12 +1,13 @@
 //! The agent's side of the controller: one connection, retried with back-off, errors sorted by what to do about them.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
+use moorhouse_catalog::ids::InvalidId;
 use moorhouse_catalog::{
-    BlobId, CommitToken, Epoch, Incarnation, Node, NodeName, NodeView, PartChange, TableShard, TableShardSnapshot, Version,
-    codec,
+    BlobId, CommitToken, Epoch, Incarnation, Location, Node, NodeName, NodeView, PartChange, TableShard,
+    TableShardSnapshot, Version, codec,
 };
 use moorhouse_proto as wire;
 use moorhouse_proto::controller_client::ControllerClient as Grpc;
@@ -18,6 +19,7 @@ use tonic::transport::Endpoint;
 use tonic::{Code, Status, Streaming};
 
 use crate::fs::error::FsError;
+use crate::fs::io::RemoteBlob;
 use crate::limits;
 use crate::metrics;
 use crate::pieces;
@@ -39,6 +41,44 @@ pub struct ControllerClient {
     node: NodeName,
     grpc: Grpc<LeaderChannel>,
     incarnation: Arc<AtomicU64>,
+    in_step: Arc<InStep>,
+}
+
+/// What a node's disk must have, by the catalog's word.
+#[derive(Debug, Default)]
+pub struct StagedHere {
+    /// Staged on this node.
+    pub own: Vec<BlobId>,
+    /// Kept here for the nodes that they are staged on.
+    pub copies: Vec<BlobId>,
+    /// Of `own`: what other nodes keep, as it can be had there.
+    pub copied: Vec<(RemoteBlob, NodeName)>,
+}
+
+/// Whether this node's readers have taken in the whole changelog. What was removed since they last had is still read here.
+#[derive(Debug)]
+pub struct InStep(Mutex<Option<Instant>>);
+
+impl Default for InStep {
+    /// What is loaded from now on is at least as new as this moment.
+    fn default() -> Self {
+        Self(Mutex::new(Some(Instant::now())))
+    }
+}
+
+impl InStep {
+    pub fn reached(&self) {
+        *self.0.lock().expect("lock") = None;
+    }
+
+    pub fn lost(&self) {
+        self.0.lock().expect("lock").get_or_insert_with(Instant::now);
+    }
+
+    /// For how long they may have missed something.
+    pub fn behind(&self) -> Duration {
+        self.0.lock().expect("lock").map_or(Duration::ZERO, |since| since.elapsed())
+    }
 }
 
 impl ControllerClient {
@@ -55,7 +95,11 @@ impl ControllerClient {
         let grpc = Grpc::new(channel)
             .max_decoding_message_size(limits::GRPC_MESSAGE_BYTES)
             .max_encoding_message_size(limits::GRPC_MESSAGE_BYTES);
-        Ok(Self { url: url.to_string(), node, grpc, incarnation: Arc::default() })
+        Ok(Self { url: url.to_string(), node, grpc, incarnation: Arc::default(), in_step: Arc::default() })
+    }
+
+    pub fn in_step(&self) -> &InStep {
+        &self.in_step
     }
 
     pub fn incarnation(&self) -> Incarnation {
@@ -97,17 +141,27 @@ impl ControllerClient {
         Ok(self.grpc.clone().watch_changelog(request).await?.into_inner())
     }
 
-    /// The blobs that the catalog believes to be staged here.
-    pub async fn staged(&self) -> Result<Vec<BlobId>, Status> {
+    /// What the catalog believes to be staged here.
+    pub async fn staged(&self) -> Result<StagedHere, Status> {
         let request = wire::ListStagedRequest { node: self.node.to_string() };
         let mut stream = self.grpc.clone().list_staged(request).await?.into_inner();
-        let mut blobs = Vec::new();
-        while let Some(reply) = stream.message().await? {
-            for blob in reply.blobs {
-                blobs.push(BlobId::from_wire(&blob).map_err(|error| Status::data_loss(error.to_string()))?);
+        let mut staged = StagedHere::default();
+        let unreadable = |error: InvalidId| Status::data_loss(error.to_string());
+        while let Some(wire::ListStagedReply { blobs, copies, copied }) = stream.message().await? {
+            for blob in blobs {
+                staged.own.push(BlobId::from_wire(&blob).map_err(unreadable)?);
+            }
+            for blob in copies {
+                staged.copies.push(BlobId::from_wire(&blob).map_err(unreadable)?);
+            }
+            for wire::CopiedBlob { blob, bytes, node } in copied {
+                let blob = BlobId::from_wire(&blob).map_err(unreadable)?;
+                let node = NodeName::new(node).map_err(unreadable)?;
+                let location = Location::Staged { node: node.clone() };
+                staged.copied.push((RemoteBlob { blob, bytes, location }, node));
             }
         }
-        Ok(blobs)
+        Ok(staged)
     }
 
     /// Everything a table shard holds. Tries for as long as a commit would.

@@ -17,8 +17,15 @@ pub const PEER_CONNECT: Duration = Duration::from_secs(2);
 pub const HEARTBEAT: Duration = Duration::from_secs(1);
 pub const RECONNECT_FIRST: Duration = Duration::from_millis(100);
 pub const RECONNECT_LONGEST: Duration = Duration::from_secs(3);
+/// How often a reader that has missed changes tries again to catch up.
+pub const CATCH_UP_RETRY: Duration = Duration::from_secs(2);
 /// How often names that were let go of are reported.
 pub const LETTING_GO: Duration = Duration::from_millis(500);
+/// Files of loose parts (detached, frozen) in one commit: a change is one record, and a record is limited.
+pub const LOOSE_FILES_A_COMMIT: usize = 2_000;
+/// A read whose bytes have moved looks this often, and this long, for the new place.
+pub const MOVED_LOOK: Duration = Duration::from_millis(100);
+pub const MOVED_PATIENCE: Duration = Duration::from_secs(30);
 /// How often settled parts are looked for.
 pub const SETTLE_SCAN: Duration = Duration::from_millis(500);
 /// A part of this size is uploaded at once: it will rarely be merged again soon.
@@ -44,6 +51,15 @@ pub const STAGING_SOFT_PERCENT: u64 = 50;
 pub const STAGING_HARD_PERCENT: u64 = 80;
 pub const STAGING_PATIENCE: Duration = Duration::from_secs(30);
 pub const STAGING_LOOK: Duration = Duration::from_millis(50);
+/// A commit whose table wants its bytes in the object store waits this long for a store that is away, then fails.
+pub const OBJECT_PATIENCE: Duration = Duration::from_secs(30);
+/// Nodes that are asked, one after another, to keep a copy, and how long one may take.
+pub const KEEPERS_ASKED: usize = 3;
+pub const KEEP_LONGEST: Duration = Duration::from_secs(30);
+/// How often a node looks which copies it still keeps for others.
+pub const COPIES_LOOK: Duration = Duration::from_secs(5);
+/// A copy that the catalog has not named after this never will be: longer than any commit is tried.
+pub const COPY_UNNAMED: Duration = Duration::from_secs(600);
 /// Pauses after a failed upload: the object store may be away for an hour.
 pub const UPLOAD_RETRY_FIRST: Duration = Duration::from_secs(1);
 pub const UPLOAD_RETRY_LONGEST: Duration = Duration::from_secs(30);
@@ -58,8 +74,18 @@ pub const REFRESH_QUEUE: usize = 1024;
 pub const ENGINE_QUEUE: usize = 64;
 /// What one request brings of an object's head: all small files of a part, and small parts whole.
 pub const OBJECT_HEAD_BYTES: u64 = 1 << 20;
-/// Largest read from a peer or the object store at once, and so the memory that one copy takes.
-pub const FETCH_PIECE_BYTES: u64 = 8 << 20;
+/// How often the SSD is tried: what the kernel reads without us would not tell us of its errors.
+pub const DISK_PROBE: Duration = Duration::from_secs(10);
+/// What one request brings of the small files of many parts that share an object.
+pub const SHARED_HEAD_BYTES: u64 = 8 << 20;
+/// Parts before and behind one, by name, that are looked at for files in the same object.
+pub const NEIGHBOURS: usize = 512;
+/// Larger stored blobs are read by range: a point query must not bring a whole column.
+pub const WHOLE_BLOB_BYTES: u64 = 4 << 20;
+/// Largest read from a peer or the object store at once, and how many of one copy are under way: the memory that it takes.
+pub const FETCH_PIECE_BYTES: u64 = 4 << 20;
+pub const PARALLEL_PIECES: usize = 4;
+pub const PARALLEL_WARMS: usize = 4;
 pub const BLOB_CHUNK_BYTES: usize = 1 << 20;
 pub const FUSE_THREADS: usize = 4;
 /// Read-ahead of the mount: 1 MiB measured best, INIT caps it at 128 KiB.

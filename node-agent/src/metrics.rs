@@ -56,9 +56,20 @@ pub static INSERTS_DELAYED: LazyLock<IntCounter> = LazyLock::new(|| {
 pub static INSERTS_REFUSED: LazyLock<IntCounter> = LazyLock::new(|| {
     counter("moorhouse_agent_inserts_refused_total", "Commits of INSERTs that found no room in staging in time")
 });
+pub static COPIES_KEPT: LazyLock<IntGauge> =
+    LazyLock::new(|| gauge("moorhouse_agent_copies_kept", "Staged files that this node keeps for other nodes"));
+pub static COPIES_KEPT_BYTES: LazyLock<IntCounter> = LazyLock::new(|| {
+    counter("moorhouse_agent_copied_for_others_bytes_total", "Bytes copied to be kept for other nodes")
+});
 pub static ENGINE_STARTS: LazyLock<IntCounter> =
     LazyLock::new(|| counter("moorhouse_agent_engine_starts_total", "Starts of the engine, the first included"));
 pub static READER_REFRESHES: LazyLock<IntCounter> =
     LazyLock::new(|| counter("moorhouse_agent_reader_refreshes_total", "Read-only tables told to look for new parts"));
 pub static VIEWS_APPLIED: LazyLock<IntCounter> =
     LazyLock::new(|| counter("moorhouse_agent_views_applied_total", "Views that the engine was brought in line with"));
+pub static HEADS: LazyLock<IntCounter> = LazyLock::new(|| {
+    counter("moorhouse_agent_heads_total", "Requests that brought small files of one or more parts together")
+});
+pub static HEAD_COMPANIONS: LazyLock<IntCounter> = LazyLock::new(|| {
+    counter("moorhouse_agent_head_companions_total", "Files that came along with another one's request")
+});

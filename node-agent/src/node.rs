@@ -1,9 +1,9 @@
 //! A node's life: check, register, mount, start the engine, serve; and the same backwards.
 
+use std::collections::HashSet;
 use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use moorhouse_base::clock::SystemClock;
 use moorhouse_base::tasks::{TaskGroup, stop_signal};
@@ -13,13 +13,16 @@ use moorhouse_catalog::{Incarnation, Node, NodeView, TableShard};
 use moorhouse_engine::{Admin, ClusterConfig, ClusterShard, EngineBinary, EngineConfig, SqlUser};
 use moorhouse_objects::{Objects, ObjectsUrl};
 use moorhouse_proto::agent_server::AgentServer;
+use moorhouse_proto::node_cache_server::NodeCacheServer;
 use moorhouse_security::{Credentials, Dialer, GuardLayer, RoleKind, incoming};
 use tokio::sync::{mpsc, watch};
 use tonic::transport::Server;
 
 use crate::args::Args;
 use crate::blobs::{BlobSource, key};
+use crate::cache_service::{CacheService, watch_disk};
 use crate::controller::ControllerClient;
+use crate::copies::{Copies, take_back};
 use crate::fs::ShardFs;
 use crate::fs::fuse::{Mount, raise_read_ahead};
 use crate::limits;
@@ -78,13 +81,15 @@ pub async fn run(args: Args) -> Result<(), NodeError> {
         return Err(NodeError::Setup(mistakes));
     }
     let view = Arc::new(view);
-    let source = open_bytes(&args, &view, &controller, dialer).await?;
+    let copies = Arc::new(Copies::default());
+    let source = open_bytes(&args, &view, &controller, &copies, dialer).await?;
     let (refresh, refreshes) = mpsc::channel(limits::REFRESH_QUEUE);
     let clock = Arc::new(SystemClock);
     let fs = Arc::new(ShardFs::new(args.name.clone(), source, controller.clone(), clock, refresh));
+    fs.policy.set_default(args.durability);
     fs.apply_view(&view).map_err(failed)?;
     let mount = mount(&args, &fs)?;
-    let parts = Parts { binary, view, controller, fs: fs.clone(), refresh: refreshes, credentials };
+    let parts = Parts { binary, view, controller, fs: fs.clone(), refresh: refreshes, copies, credentials };
     let served = serve(&args, parts).await;
     certificates.shutdown(limits::UNMOUNT).await;
     if let Err(error) = fs.flush_letting().await {
@@ -178,6 +183,7 @@ async fn open_bytes(
     args: &Args,
     view: &NodeView,
     controller: &ControllerClient,
+    copies: &Copies,
     dialer: Dialer,
 ) -> Result<BlobSource, NodeError> {
     let url: ObjectsUrl = view.objects_url.parse().map_err(setup)?;
@@ -186,7 +192,7 @@ async fn open_bytes(
     let dir = args.data.join("blobs");
     let cache = BlobCache::open(&dir, args.cache_bytes).map_err(setup)?;
     let staged = controller.staged().await.map_err(|status| failed(status.message()))?;
-    let wanted: std::collections::HashSet<_> = staged.iter().map(|blob| key(*blob)).collect();
+    let wanted: HashSet<_> = staged.own.iter().chain(&staged.copies).map(|blob| key(*blob)).collect();
     let mut leftovers = 0;
     for found in cache.staged_keys() {
         if !wanted.contains(&found) {
@@ -194,7 +200,11 @@ async fn open_bytes(
             leftovers += 1;
         }
     }
-    let lost = wanted.iter().filter(|blob| cache.lookup(**blob).is_none()).count();
+    let source = BlobSource::new(cache, objects, dialer);
+    source.apply_view(view);
+    copies.resume(&staged);
+    let missing = staged.own.iter().filter(|blob| source.cache().tenant(key(**blob)).is_none()).copied().collect();
+    let lost = take_back(&source, missing, &staged).await.map_err(failed)?.len();
     if lost > 0 {
         let data = args.data.display();
         let message = format!(
@@ -206,9 +216,8 @@ async fn open_bytes(
         }
         tracing::error!(lost, "starting without them, as asked: the parts that they belong to cannot be read");
     }
-    tracing::info!(staged = staged.len(), leftovers, "the SSD agrees with the catalog");
-    let source = BlobSource::new(cache, objects, dialer);
-    source.apply_view(view);
+    let (own, kept) = (staged.own.len(), staged.copies.len());
+    tracing::info!(staged = own, kept_for_others = kept, leftovers, "the SSD agrees with the catalog");
     Ok(source)
 }
 
@@ -234,11 +243,12 @@ struct Parts {
     controller: ControllerClient,
     fs: Arc<ShardFs>,
     refresh: mpsc::Receiver<TableShard>,
+    copies: Arc<Copies>,
     credentials: Option<Credentials>,
 }
 
 async fn serve(args: &Args, parts: Parts) -> Result<(), NodeError> {
-    let Parts { binary, view, controller, fs, refresh, credentials } = parts;
+    let Parts { binary, view, controller, fs, refresh, copies, credentials } = parts;
     let tasks = TaskGroup::new();
     let (views, view_changes) = watch::channel(view.clone());
     let (applied, applied_changes) = watch::channel(Applied::default());
@@ -259,8 +269,12 @@ async fn serve(args: &Args, parts: Parts) -> Result<(), NodeError> {
         routes: routes.clone(),
         arriving: std::sync::Mutex::default(),
         copying: tokio::sync::Mutex::default(),
+        copies: Arc::clone(&copies),
     };
-    start_service(args, service, credentials, &tasks).await?;
+    tasks.spawn("copies", copies.tend(controller.clone(), fs.source.clone()));
+    let cache_service = CacheService { fs: fs.clone(), views: view_changes.clone() };
+    start_service(args, service, cache_service, credentials, &tasks).await?;
+    tasks.spawn("disk", watch_disk(fs.source.cache().clone()));
     let owner = EngineOwner {
         binary,
         config: engine_config(args, &view),
@@ -274,7 +288,7 @@ async fn serve(args: &Args, parts: Parts) -> Result<(), NodeError> {
     };
     let mut engine = tokio::spawn(owner.run());
     let upload_stop = tasks.token();
-    tasks.spawn_uncancelled("upload", upload::run(fs.clone(), Duration::from_millis(args.settle_ms), upload_stop));
+    tasks.spawn_uncancelled("upload", upload::run(fs.clone(), args.settle_rule(), upload_stop));
     tasks.spawn("letting-go", let_go(fs.clone()));
     tasks.spawn("routes", routes.follow(view_changes.clone()));
     tasks.spawn("changelog", session::follow(controller.clone(), fs.clone()));
@@ -309,6 +323,7 @@ fn engine_ended(ended: Result<Result<(), moorhouse_engine::EngineError>, tokio::
 async fn start_service(
     args: &Args,
     service: AgentService,
+    cache: CacheService,
     credentials: Option<Credentials>,
     tasks: &TaskGroup,
 ) -> Result<(), NodeError> {
@@ -321,6 +336,7 @@ async fn start_service(
     let serving = Server::builder()
         .layer(GuardLayer)
         .add_service(server)
+        .add_service(NodeCacheServer::new(cache))
         .serve_with_incoming_shutdown(incoming(listener, credentials), stop.cancelled_owned());
     tasks.spawn("service", async move {
         if let Err(error) = serving.await {

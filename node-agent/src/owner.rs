@@ -141,6 +141,9 @@ impl EngineOwner {
             tracing::error!("the engine ended by itself: starting it again");
             // It has applied nothing: until it has, no new statement is sent here.
             self.applied.send_replace(Applied::default());
+            if let Err(error) = self.fs.flush_letting().await {
+                tracing::warn!(%error, "what the engine did last outside its parts may be undone");
+            }
             // What it had in progress is of no use to its successor.
             self.fs.unmount_all();
         }
@@ -184,7 +187,7 @@ impl EngineOwner {
                 let outcome = match wanted.epoch_here(shard) {
                     Some(known) if known == epoch => {
                         wanted.leaving.insert(shard, Leaving { epoch, since: Instant::now() });
-                        self.detach_shard(shard, sql, present, wanted).await.map_err(|error| error.to_string())
+                        self.let_leave(shard, sql, present, wanted).await.map_err(|error| error.to_string())
                     }
                     known => Err(format!("shard {shard} is here under {known:?}, not under epoch {epoch}")),
                 };
@@ -249,7 +252,7 @@ impl EngineOwner {
         for shard in gone {
             self.detach_shard(shard, sql, present, wanted).await?;
         }
-        wanted.release_departed(&self.fs);
+        wanted.release_departed(&self.fs).await;
         self.fs.apply_view(view)?;
         self.make_databases(view, &mine, sql, present).await?;
         self.attach_tables(view, &mine, sql, present, failures).await;
@@ -287,6 +290,18 @@ impl EngineOwner {
             self.fs.unmount_table(table);
         }
         Ok(())
+    }
+
+    /// Takes a shard out that another node is about to get: with all that the engine has done to it in the catalog.
+    async fn let_leave(
+        &self,
+        shard: ShardId,
+        sql: &SqlClient,
+        present: &mut Present,
+        wanted: &mut Wanted,
+    ) -> Result<(), PassError> {
+        self.fs.flush_shard(shard).await?;
+        self.detach_shard(shard, sql, present, wanted).await
     }
 
     /// Takes a shard's tables out, one by one, then its database, empty by then: nothing of the data is touched.
@@ -474,13 +489,25 @@ impl Wanted {
         view
     }
 
-    fn release_departed(&mut self, fs: &ShardFs) {
+    async fn release_departed(&mut self, fs: &ShardFs) {
         let elsewhere: HashSet<ShardId> =
             self.view.assignments.iter().filter(|a| a.node != self.view.node).map(|a| a.shard).collect();
+        if !self.departed.keys().any(|shard| elsewhere.contains(shard)) {
+            return;
+        }
+        // A move may leave something behind that is no active part: those bytes are this node's to keep.
+        let still_ours: HashSet<BlobId> = match fs.staged_here().await {
+            Ok(blobs) => blobs.into_iter().collect(),
+            Err(error) => {
+                tracing::info!(%error, "the bytes of departed shards are released later");
+                return;
+            }
+        };
         self.departed.retain(|shard, blobs| {
             if elsewhere.contains(shard) {
+                blobs.retain(|blob| !still_ours.contains(blob));
                 fs.release_staged(blobs);
-                fs.forget_letting(*shard);
+                fs.forget_letting(*shard, &still_ours);
             }
             !elsewhere.contains(shard)
         });

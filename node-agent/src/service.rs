@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::StreamExt;
-use moorhouse_catalog::{BlobId, Epoch, Location, NodeView, ShardId, TableShard, codec, parts};
+use moorhouse_catalog::ids::InvalidId;
+use moorhouse_catalog::{BlobId, Epoch, Location, NodeName, NodeView, ShardId, TableShard, codec, parts};
 use moorhouse_proto as wire;
 use moorhouse_proto::agent_server::Agent;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -16,6 +17,7 @@ use tonic::{Request, Response, Status};
 use crate::adopt::Adopted;
 use crate::blobs::{BlobSource, key};
 use crate::controller::ControllerClient;
+use crate::copies::Copies;
 use crate::fs::Role;
 use crate::fs::error::FsError;
 use crate::fs::io::RemoteBlob;
@@ -34,6 +36,8 @@ pub struct AgentService {
     pub arriving: Mutex<HashMap<ShardId, HashSet<BlobId>>>,
     /// One round of copying at a time.
     pub copying: tokio::sync::Mutex<()>,
+    /// What this node keeps for others.
+    pub copies: Arc<Copies>,
 }
 
 type BlobStream = ReceiverStream<Result<wire::BlobChunk, Status>>;
@@ -65,6 +69,46 @@ impl Agent for AgentService {
         let source = self.source.clone();
         tokio::task::spawn_blocking(move || send_blobs(&source, wanted, &sender));
         Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+
+    async fn keep_copies(
+        &self,
+        request: Request<wire::KeepCopiesRequest>,
+    ) -> Result<Response<wire::KeepCopiesReply>, Status> {
+        let wire::KeepCopiesRequest { node, blobs, bytes } = request.into_inner();
+        let invalid = |error: InvalidId| Status::invalid_argument(error.to_string());
+        let location = Location::Staged { node: NodeName::new(node).map_err(invalid)? };
+        if blobs.len() != bytes.len() {
+            return Err(Status::invalid_argument("each blob comes with its length"));
+        }
+        let mut wanted = Vec::with_capacity(blobs.len());
+        for (blob, bytes) in blobs.into_iter().zip(bytes) {
+            let blob = BlobId::from_wire(&blob).map_err(invalid)?;
+            wanted.push(RemoteBlob { blob, bytes, location: location.clone() });
+        }
+        let kept = self.copies.keep(&self.source, wanted).await.map_err(internal)?;
+        Ok(Response::new(wire::KeepCopiesReply { kept: kept.into_iter().map(|b| b.to_wire().into()).collect() }))
+    }
+
+    async fn check_staged(
+        &self,
+        request: Request<wire::CheckStagedRequest>,
+    ) -> Result<Response<wire::CheckStagedReply>, Status> {
+        let wire::CheckStagedRequest { blobs, bytes } = request.into_inner();
+        if blobs.len() != bytes.len() {
+            return Err(Status::invalid_argument("each blob comes with its length"));
+        }
+        let mut missing = Vec::new();
+        for (blob, bytes) in blobs.into_iter().zip(bytes) {
+            let id = BlobId::from_wire(&blob).map_err(|error| Status::invalid_argument(error.to_string()))?;
+            let file = self.source.open_local(id).map_err(internal)?;
+            let found = file.map(|file| file.metadata()).transpose();
+            match found.map_err(|error| Status::internal(error.to_string()))? {
+                Some(metadata) if metadata.len() == bytes => {}
+                _ => missing.push(blob),
+            }
+        }
+        Ok(Response::new(wire::CheckStagedReply { missing }))
     }
 
     async fn describe_table(
@@ -179,13 +223,13 @@ impl AgentService {
             return;
         }
         let ours: HashSet<BlobId> = match self.controller.staged().await {
-            Ok(ours) => ours.into_iter().collect(),
+            Ok(staged) => staged.own.into_iter().chain(staged.copies).collect(),
             Err(status) => {
                 tracing::info!(error = status.message(), "copies that may be unwanted stay until the next start");
                 return;
             }
         };
-        for blob in unwanted.into_iter().filter(|blob| !ours.contains(blob)) {
+        for blob in unwanted.into_iter().filter(|blob| !ours.contains(blob) && !self.copies.has(*blob)) {
             if let Err(error) = self.source.cache().remove(key(blob)) {
                 tracing::warn!(%blob, %error, "a copy that is no longer needed stays until the next start");
             }

@@ -1,5 +1,6 @@
 //! What keeps this node in step with the controller: heartbeats up, views down, and the changelog of others' tables.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use futures::StreamExt;
@@ -60,7 +61,7 @@ async fn one_session(
             .iter()
             .map(|(seq, error)| wire::DdlFailure { ddl_seq: seq.0, error: error.clone() })
             .collect(),
-        load: Some(load(fs)),
+        load: Some(load(fs, controller)),
     };
     let first = beat(&applied.borrow_and_update());
     beats.try_send(first).map_err(|_| Status::internal("a fresh channel has room"))?;
@@ -99,7 +100,7 @@ async fn one_session(
     }
 }
 
-fn load(fs: &ShardFs) -> wire::NodeLoad {
+fn load(fs: &ShardFs, controller: &ControllerClient) -> wire::NodeLoad {
     let cache = fs.cache.stats();
     wire::NodeLoad {
         staged_parts: metrics::STAGED_PARTS.get().max(0) as u64,
@@ -110,6 +111,7 @@ fn load(fs: &ShardFs) -> wire::NodeLoad {
         object_put_bytes: metrics::UPLOAD_BYTES.get(),
         peer_read_bytes: metrics::PEER_READ_BYTES.get(),
         commits: metrics::COMMITS.get(),
+        changelog_behind_ms: controller.in_step().behind().as_millis() as u64,
     }
 }
 
@@ -117,7 +119,9 @@ fn load(fs: &ShardFs) -> wire::NodeLoad {
 pub async fn follow(controller: ControllerClient, fs: Arc<ShardFs>) {
     let mut pause = Backoff::new(limits::RECONNECT_FIRST, limits::RECONNECT_LONGEST);
     loop {
-        if let Err(status) = follow_once(&controller, &fs, &mut pause).await {
+        let ended = follow_once(&controller, &fs, &mut pause).await;
+        controller.in_step().lost();
+        if let Err(status) = ended {
             tracing::warn!(error = status.message(), "the changelog stream broke");
         }
         pause.wait().await;
@@ -130,19 +134,45 @@ async fn follow_once(controller: &ControllerClient, fs: &ShardFs, pause: &mut Ba
     let readers = futures::stream::iter(fs.loaded(Role::Reader));
     let caught_up =
         readers.map(|ts| async move { (ts, fs.catch_up(ts).await) }).buffer_unordered(limits::PARALLEL_COPIES);
+    let mut behind = HashSet::new();
     for (ts, outcome) in caught_up.collect::<Vec<_>>().await {
         if let Err(error) = outcome {
             tracing::warn!(%ts, %error, "a reader could not catch up");
+            behind.insert(ts);
         }
     }
-    while let Some(update) = stream.message().await? {
+    let mut ticks = tokio::time::interval(limits::CATCH_UP_RETRY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        if behind.is_empty() {
+            controller.in_step().reached();
+        } else {
+            controller.in_step().lost();
+        }
+        let update = tokio::select! {
+            update = stream.message() => update?,
+            _ = ticks.tick() => {
+                catch_up(fs, &mut behind).await;
+                continue;
+            }
+        };
+        let Some(update) = update else { return Ok(()) };
         pause.reset();
         let (ts, version, change) = read_update(&update)?;
         if let Err(error) = fs.follow(ts, version, &change).await {
             tracing::warn!(%ts, %version, %error, "a changelog entry was not applied");
+            behind.insert(ts);
         }
     }
-    Ok(())
+}
+
+/// Tries the readers again that have missed something. One that is no longer shown here has nothing to catch up with.
+async fn catch_up(fs: &ShardFs, behind: &mut HashSet<TableShard>) {
+    for ts in behind.clone() {
+        if fs.role(ts) != Some(Role::Reader) || fs.catch_up(ts).await.is_ok() {
+            behind.remove(&ts);
+        }
+    }
 }
 
 fn read_update(update: &wire::ChangelogUpdate) -> Result<(TableShard, Version, PartChange), Status> {

@@ -122,7 +122,7 @@ pub fn column_list(create_query: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use moorhouse_catalog::{DdlSeq, GroupName, SqlName, TableId, TableState};
+    use moorhouse_catalog::{DdlSeq, GroupName, SqlName, TableId, TableState, TableStorage};
 
     fn table() -> Table {
         Table {
@@ -138,6 +138,7 @@ mod tests {
             sharding_key: "rand()".into(),
             state: TableState::Active,
             ddl_seq: DdlSeq(1),
+            storage: TableStorage::default(),
         }
     }
 

@@ -10,18 +10,35 @@ mod settled;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::StreamExt;
-use moorhouse_catalog::{BlobId, TableShard};
+use moorhouse_catalog::{BlobId, FileEntry, Location, Manifest, Relocation, TableShard};
 use tokio_util::sync::CancellationToken;
 
 use crate::controller::Backoff;
-use crate::fs::settle::StagedPart;
+use crate::fs::error::FsError;
+use crate::fs::settle::{StagedFile, StagedPart};
 use crate::fs::{Role, ShardFs};
 use crate::limits;
 use crate::metrics;
 use intent::{Intent, Outcome};
 pub use settled::SettleRule;
+
+/// Puts what is staged of a part that is about to be committed, and answers with the files' places: the part's own commit is
+/// to tell them. Tries again for a while when the object store is away.
+pub(crate) async fn store_now(fs: &ShardFs, ts: TableShard, manifest: &Manifest) -> Result<Vec<Relocation>, FsError> {
+    let staged = |file: &&FileEntry| matches!(&file.location, Location::Staged { node } if *node == fs.node);
+    let files = manifest.files.iter().filter(staged);
+    let files = files.map(|f| StagedFile { path: f.path.to_string(), blob: f.blob, bytes: f.bytes }).collect();
+    let part = StagedPart { shard: ts, part: manifest.part.clone(), age: Duration::ZERO, is_merging: false, files };
+    let mut relocations = Vec::new();
+    for packed in pack::pack(std::slice::from_ref(&part)) {
+        let intent = Intent::new(ts, packed, fs.clock.now_ms()).map_err(|_| FsError::BadName)?;
+        relocations.extend(intent.send_patiently(fs).await?);
+    }
+    Ok(relocations)
+}
 
 /// Looks for settled parts until stopped.
 pub async fn run(fs: Arc<ShardFs>, rule: impl Into<SettleRule>, stop: CancellationToken) {
@@ -103,7 +120,7 @@ impl Uploader {
                 part.files.retain(|file| !under_way.contains(&file.blob));
             }
             parts.retain(|part| !part.files.is_empty());
-            let chosen = self.rule.choose(parts, pressed);
+            let chosen = self.rule.of_table(&self.fs.policy.storage(ts.table)).choose(parts, pressed);
             for packed in pack::pack(&chosen) {
                 match Intent::new(ts, packed, self.fs.clock.now_ms()) {
                     Ok(intent) => self.intents.push(intent),

@@ -6,7 +6,7 @@ use std::path::Path as FilePath;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt};
 use object_store::aws::{AmazonS3Builder, S3ConditionalPut};
 use object_store::client::{HttpError, HttpErrorKind};
 use object_store::local::LocalFileSystem;
@@ -189,6 +189,46 @@ impl Door {
         let below = if prefix.trim_matches('/').is_empty() { None } else { Some(path(prefix.trim_end_matches('/'))?) };
         let found = self.store.list(below.as_ref()).map_ok(|meta| (meta.location.to_string(), meta.size));
         found.try_collect().await.map_err(|error| self.translate("list", prefix, &error))
+    }
+
+    /// Up to `limit` keys and sizes behind `after` in the order of keys.
+    pub async fn list_page(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<(String, u64)>, ObjectsError> {
+        let below = path(prefix)?;
+        let found = match after {
+            Some(after) => self.store.list_with_offset(Some(&below), &path(after)?),
+            None => self.store.list(Some(&below)),
+        };
+        let mut found = found.map_ok(|meta| (meta.location.to_string(), meta.size));
+        // A bucket lists in order, a directory in none.
+        let listed = if self.bucket.is_some() {
+            found.take(limit).try_collect().await
+        } else {
+            let mut first = std::collections::BinaryHeap::new();
+            loop {
+                match found.try_next().await {
+                    Ok(Some(object)) => first.push(object),
+                    Ok(None) => break Ok(first.into_sorted_vec()),
+                    Err(error) => break Err(error),
+                }
+                if first.len() > limit {
+                    first.pop();
+                }
+            }
+        };
+        listed.map_err(|error| self.translate("list", prefix, &error))
+    }
+
+    pub async fn size(&self, key: &str) -> Result<Option<u64>, ObjectsError> {
+        match self.store.head(&path(key)?).await.map_err(|error| self.translate("look at", key, &error)) {
+            Ok(meta) => Ok(Some(meta.size)),
+            Err(ObjectsError::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     fn translate(&self, op: &'static str, key: &str, error: &Error) -> ObjectsError {

@@ -119,6 +119,22 @@ impl Objects {
         Ok(found)
     }
 
+    /// As [`Objects::list`], up to `limit` of them behind the key `after`: a bucket of any size is read page by page. Fewer
+    /// than `limit` are the last ones. The prefix is not empty.
+    pub async fn list_page(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<(String, u64)>, ObjectsError> {
+        observed(Method::List, self.door.list_page(prefix, after, limit)).await
+    }
+
+    /// An object's size in bytes; `None` if there is none.
+    pub async fn size(&self, key: &str) -> Result<Option<u64>, ObjectsError> {
+        observed(Method::Get, self.door.size(key)).await
+    }
+
     async fn open_door(url: &ObjectsUrl, credentials: Option<S3Credentials>) -> Result<Self, ObjectsError> {
         let door = match &url.0 {
             Place::Directory(path) => Door::open_directory(path)?,

@@ -25,6 +25,7 @@ async fn open_directory(dir: &std::path::Path) -> Objects {
 async fn keeps_its_promises(objects: &Objects) {
     puts_and_reads_ranges(objects).await;
     lists_whole_segments(objects).await;
+    lists_page_by_page(objects).await;
     deletes_also_what_is_absent(objects).await;
     refuses_unusable_keys(objects).await;
     is_claimed_once(objects).await;
@@ -56,6 +57,30 @@ async fn lists_whole_segments(objects: &Objects) {
     assert!(all.contains(&("parts/ab/two".to_owned(), 2)), "{all:?}");
     assert!(all.is_sorted());
     assert_eq!(objects.list("nothing/here").await.expect("lists nothing"), []);
+}
+
+/// Pages of any size give what one listing gives, in order, each key once.
+async fn lists_page_by_page(objects: &Objects) {
+    for name in ["c/3", "a/1", "b", "a/2"] {
+        objects.put(&format!("pages/{name}"), vec![Bytes::from_static(b"x")]).await.expect("puts");
+    }
+    let whole = objects.list("pages").await.expect("lists");
+    assert_eq!(whole.len(), 4);
+    for limit in 1..=5 {
+        let mut paged: Vec<(String, u64)> = Vec::new();
+        loop {
+            let after = paged.last().map(|(key, _)| key.clone());
+            let page = objects.list_page("pages", after.as_deref(), limit).await.expect("lists a page");
+            let last = page.len() < limit;
+            paged.extend(page);
+            if last {
+                break;
+            }
+        }
+        assert_eq!(paged, whole, "pages of {limit}");
+    }
+    assert_eq!(objects.size("pages/b").await.expect("asks"), Some(1));
+    assert_eq!(objects.size("pages/none").await.expect("asks"), None);
 }
 
 async fn deletes_also_what_is_absent(objects: &Objects) {

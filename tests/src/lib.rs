@@ -5,6 +5,7 @@
 pub mod binaries;
 pub mod load;
 pub mod processes;
+pub mod proxy;
 pub mod readme;
 pub mod servers;
 pub mod warehouse;

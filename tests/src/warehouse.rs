@@ -116,8 +116,17 @@ impl TestWarehouse {
     /// # Panics
     /// If it does not come up.
     pub fn start_shaped(shape: &[&str], more: &[&str]) -> Self {
+        Self::start_with(shape, more, &[])
+    }
+
+    /// With these variables in the environment of every process.
+    ///
+    /// # Panics
+    /// If it does not come up.
+    pub fn start_with(shape: &[&str], more: &[&str], environment: &[(&str, &str)]) -> Self {
         let home = DevHome::new();
-        let started = output(home.shaped_up_command(shape, more).args(["--output", "json"]));
+        let mut command = home.shaped_up_command(shape, more);
+        let started = output(command.args(["--output", "json"]).envs(environment.iter().copied()));
         assert!(started.status.success(), "dev up: {}{}", stderr(&started), home.logs());
         let connections: Value = serde_json::from_str(&stdout(&started)).expect("dev up prints JSON");
         let url = connections[0]["http"].as_str().expect("a connection string").to_owned();

@@ -11,6 +11,7 @@ use super::distinct_places;
 use super::layout::{Content, NamesMessage};
 use crate::codec::CodecError;
 use crate::ids::{BlobId, FilePath, NodeName, ObjectKey, PartPath};
+use crate::minted;
 use crate::records::{FileEntry, Location, Manifest};
 
 /// Blob ids that have their first half in common and lie close together; or any ids (`span` is [`ANY`]).
@@ -89,7 +90,7 @@ struct PlaceMessage {
     node: String,
     #[prost(string, tag = "2")]
     object: String,
-    /// The last 16 bytes of a key that begins as [`super::object_prefix`] says.
+    /// What a minted key has behind its [`minted::prefix`]: see [`minted::Ending`].
     #[prost(bytes = "vec", tag = "3")]
     own_object: Vec<u8>,
 }
@@ -98,8 +99,8 @@ impl PlaceMessage {
     fn of(place: &Place, prefix: &str) -> Self {
         match place {
             Place::Staged(node) => Self { node: node.as_str().to_owned(), ..Self::default() },
-            Place::Stored(object) => match own_end(object, prefix) {
-                Some(end) => Self { own_object: end.into_bytes().to_vec(), ..Self::default() },
+            Place::Stored(object) => match minted::ending(object, prefix) {
+                Some(end) => Self { own_object: end.to_bytes().to_vec(), ..Self::default() },
                 None => Self { object: object.as_str().to_owned(), ..Self::default() },
             },
         }
@@ -113,18 +114,12 @@ impl PlaceMessage {
             }
             Self { object, own_object, .. } if own_object.is_empty() => key(object.clone()),
             Self { own_object, .. } => {
-                let end = Uuid::from_slice(own_object).map_err(CodecError::damaged)?;
-                key(format!("{prefix}{}", end.simple()))
+                let short = || CodecError::Damaged("the end of an object's key has another length".to_owned());
+                let end = own_object.first_chunk().filter(|end| end.len() == own_object.len()).ok_or_else(short)?;
+                key(format!("{prefix}{}", minted::Ending::from_bytes(end)))
             }
         }
     }
-}
-
-/// The random end of a key that begins with `prefix`, if it is written as such ends are.
-fn own_end(object: &ObjectKey, prefix: &str) -> Option<Uuid> {
-    let end = object.as_str().strip_prefix(prefix).filter(|end| !prefix.is_empty() && end.len() == 32)?;
-    let uuid = Uuid::try_parse(end).ok()?;
-    (uuid.simple().to_string() == end).then_some(uuid)
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -157,6 +152,9 @@ pub struct Body {
     /// Of the stored files.
     #[prost(fixed32, repeated, tag = "11")]
     crcs: Vec<u32>,
+    /// Nodes that keep copies of the staged files.
+    #[prost(string, repeated, tag = "12")]
+    copies: Vec<String>,
 }
 
 /// Which names belong to a body.
@@ -176,12 +174,13 @@ pub struct Seal {
 impl Seal {
     /// With the names, for which a layout is to be found.
     pub fn of_manifest(manifest: &Manifest, prefix: &str) -> (Self, Content) {
-        let Manifest { part: _, rows, committed_ms, files } = manifest;
+        let Manifest { part: _, rows, committed_ms, files, copies } = manifest;
         let order = order_in_object(files);
         let blobs: Vec<BlobId> = files.iter().map(|file| file.blob).collect();
         let mut seal = Self::of(&blobs, files.iter().map(|file| &file.location), prefix);
         seal.body.rows = *rows;
         seal.body.committed_ms = *committed_ms;
+        seal.body.copies = copies.iter().map(|node| node.as_str().to_owned()).collect();
         seal.body.sizes = files.iter().map(|file| file.bytes).collect();
         if !order.is_empty() {
             seal.body.offsets.clear();
@@ -273,6 +272,9 @@ impl Body {
         if content.names.len() != self.files() || self.sizes.len() != self.files() {
             return damaged("files");
         }
+        for node in &self.copies {
+            NodeName::new(node.as_str()).map_err(CodecError::damaged)?;
+        }
         self.places("x").and_then(|places| self.check_places(&places, content.is_one_object()))
     }
 
@@ -309,6 +311,20 @@ impl Body {
             BlobId(Uuid::from_u64_pair(range.head, low))
         };
         self.blob_steps.iter().map(&mut step).collect()
+    }
+
+    pub fn has_copies(&self) -> bool {
+        !self.copies.is_empty()
+    }
+
+    /// The blobs in places that are nodes.
+    pub fn staged_blobs(&self, range: BlobRange) -> Vec<BlobId> {
+        let place_of = |file: usize| self.place_of.get(file).copied().unwrap_or(0) as usize;
+        let staged = |file: usize| self.places.get(place_of(file)).is_some_and(|place| !place.node.is_empty());
+        if !self.places.iter().any(|place| !place.node.is_empty()) {
+            return Vec::new();
+        }
+        self.blobs(range).into_iter().enumerate().filter(|(file, _)| staged(*file)).map(|(_, blob)| blob).collect()
     }
 
     /// One for each blob; `offsets` where the body has none.
@@ -355,7 +371,9 @@ impl Body {
             location,
         });
         let files = files.collect();
-        Ok(Manifest { part: part.clone(), rows: self.rows, committed_ms: self.committed_ms, files })
+        let copies = self.copies.iter().map(|node| NodeName::new(node.as_str())).collect::<Result<_, _>>();
+        let copies = copies.map_err(CodecError::damaged)?;
+        Ok(Manifest { part: part.clone(), rows: self.rows, committed_ms: self.committed_ms, files, copies })
     }
 
     fn offsets_in(&self, order: &[u32]) -> Vec<u64> {

@@ -16,15 +16,15 @@ fn path(name: &str) -> PartPath {
     PartPath::new(name).expect("valid")
 }
 
-fn own_key(part: &PartPath, end: u128) -> ObjectKey {
-    ObjectKey::new(format!("{}{}", object_prefix(at(), part), Uuid::from_u128(end).simple())).expect("valid")
+fn own_key(end: u128) -> ObjectKey {
+    minted::mint(at(), 1_700_000_000_000, Uuid::from_u128(end)).expect("valid")
 }
 
 fn location() -> impl Strategy<Value = Location> {
     let stored = (0..4u8, 0..1_000u64, any::<u32>()).prop_map(|(object, offset, crc32c)| {
         let object = match object {
-            0 => own_key(&path("all_1_1_0"), 5),
-            1 => own_key(&path("all_2_2_0"), 6),
+            0 => own_key(5),
+            1 => own_key(6),
             n => ObjectKey::new(format!("other/{n}")).expect("valid"),
         };
         Location::Stored { object, offset, crc32c }
@@ -42,10 +42,11 @@ fn blobs() -> impl Strategy<Value = Vec<u128>> {
 
 fn manifest() -> impl Strategy<Value = Manifest> {
     let files = (blobs(), proptest::collection::vec((0..50u64, location()), 30), any::<bool>());
-    (files, any::<u64>(), any::<u64>()).prop_map(|((blobs, places, packed), rows, committed_ms)| {
+    (files, 0..3u8, any::<u64>(), any::<u64>()).prop_map(|((blobs, places, packed), copies, rows, committed_ms)| {
+        let copies = (0..copies).map(|n| NodeName::new(format!("copy-{n}")).expect("valid")).collect();
         let mut end = 0;
         let file = |(index, (blob, (bytes, location))): (usize, (u128, (u64, Location)))| {
-            let stored = Location::Stored { object: own_key(&path("all_1_1_0"), 7), offset: end, crc32c: 9 };
+            let stored = Location::Stored { object: own_key(7), offset: end, crc32c: 9 };
             let location = if packed { stored } else { location };
             end += bytes;
             let path = FilePath::new(format!("f{index}.bin")).expect("valid");
@@ -54,7 +55,7 @@ fn manifest() -> impl Strategy<Value = Manifest> {
         let mut files: Vec<FileEntry> = blobs.into_iter().zip(places).enumerate().map(file).collect();
         // Names and the object's order have nothing to do with each other.
         files.sort_by_key(|file| file.path.as_str().len() as u64 * 7 % 5 + file.bytes % 3);
-        Manifest { part: path("all_1_1_0"), rows, committed_ms, files }
+        Manifest { part: path("all_1_1_0"), rows, committed_ms, files, copies }
     })
 }
 
@@ -78,6 +79,9 @@ proptest! {
         for file in &manifest.files {
             prop_assert!(packed.may_have(&[file.blob].into()));
         }
+        let staged = manifest.files.iter().filter(|file| matches!(file.location, Location::Staged { .. }));
+        prop_assert_eq!(packed.staged_blobs(), staged.map(|file| file.blob).collect::<Vec<_>>());
+        prop_assert_eq!(packed.has_copies(), !manifest.copies.is_empty());
         let change = PartChange {
             added: vec![manifest.clone()],
             relocated: manifest.files.iter().map(|f| Relocation { blob: f.blob, location: f.location.clone() }).collect(),
@@ -96,7 +100,8 @@ proptest! {
         record.truncate(record.len().saturating_sub(cut).max(1));
         if let Ok(read) = PackedPart::read(at(), &manifest.part, &record, |_| None) {
             read.open(at(), &manifest.part);
-            read.objects(at(), &manifest.part);
+            read.objects(at());
+            read.staged_blobs();
         }
         let change = PartChange { added: vec![manifest], ..PartChange::default() }.to_record();
         drop(PartChange::from_record(&change[..change.len().saturating_sub(cut).max(1)]));
@@ -115,7 +120,7 @@ pub(crate) fn realistic(wide: bool, block: u64) -> Manifest {
     }
     names.sort_unstable();
     let part = path(&format!("202411_{block}_{block}_0"));
-    let object = own_key(&part, u128::from(block) << 64 | 0xfeed);
+    let object = own_key(u128::from(block) << 64 | 0xfeed);
     let mut offset = 0;
     let files = names.iter().zip(0u64..).map(|(name, index)| {
         let bytes = if name.ends_with(".bin") { 100_000 + block % 7_919 * 13 } else { 150 + block % 90 };
@@ -126,7 +131,7 @@ pub(crate) fn realistic(wide: bool, block: u64) -> Manifest {
         FileEntry { path: FilePath::new(name.as_str()).expect("valid"), blob, bytes, location }
     });
     let files = files.collect();
-    Manifest { part, rows: 8_192, committed_ms: 1_763_000_000_000 + block, files }
+    Manifest { part, rows: 8_192, committed_ms: 1_763_000_000_000 + block, files, copies: Vec::new() }
 }
 
 #[test]

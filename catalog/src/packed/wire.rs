@@ -6,9 +6,10 @@ use prost::Message;
 
 use super::body::{Body, Names, Seal};
 use super::layout::{Content, InodeMessage, Layout, NamesMessage};
-use super::{LayoutNumber, object_prefix};
+use super::LayoutNumber;
 use crate::codec::{self, CodecError, PROTOBUF, Record};
 use crate::ids::{BlobId, FilePath, PartPath, ShardId, TableId, TableShard, Version};
+use crate::minted;
 use crate::records::{Inode, Manifest, PartChange, Relocation, TableShardSnapshot};
 use crate::state::Shard;
 
@@ -108,7 +109,7 @@ impl Carried {
                     .ok_or_else(|| CodecError::Damaged(format!("layout {number} is missing")))?,
             ),
         };
-        let prefix = at.map(|at| object_prefix(at, &part)).unwrap_or_default();
+        let prefix = at.map(minted::prefix).unwrap_or_default();
         body.open(range, content, &part, &prefix)
     }
 }

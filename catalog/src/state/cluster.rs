@@ -94,6 +94,8 @@ impl<'a> Plan<'a> {
             Some("a shard is just moving to it: wait for the move".to_owned())
         } else if staged > 0 {
             Some(format!("{staged} files have their only bytes there: wait until they are stored, or drop them"))
+        } else if self.catalog.copies_on(&name).next().is_some() {
+            Some("it keeps copies of other nodes' staged files: wait until those are stored".to_owned())
         } else {
             None
         };

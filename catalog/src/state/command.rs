@@ -55,6 +55,13 @@ pub enum Command {
         if_exists: bool,
     },
 
+    /// Changes some of a table's own settings, by their names.
+    SetTableStorage {
+        database: SqlName,
+        name: SqlName,
+        settings: Vec<(String, String)>,
+    },
+
     CommitParts(CommitParts),
 
     BeginMove {

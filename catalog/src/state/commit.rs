@@ -34,7 +34,22 @@ impl<'a> Plan<'a> {
             return Err(CatalogError::Invalid(message.to_owned()));
         }
         let version = self.change_shard(commit.at, &commit.change, commit.token)?;
+        self.relocate_elsewhere(commit.at, &commit.change.relocated)?;
         self.done(Reply::Committed(version))
+    }
+
+    /// What one table's commit relocates is relocated in every table that shares it: the writer lets go of the staged bytes.
+    fn relocate_elsewhere(&mut self, at: TableShard, relocated: &[Relocation]) -> Result<(), CatalogError> {
+        let mut others: BTreeMap<TableShard, PartChange> = BTreeMap::new();
+        for relocation in relocated {
+            for other in self.catalog.shares_staged(relocation.blob, at) {
+                others.entry(other).or_default().relocated.push(relocation.clone());
+            }
+        }
+        for (other, change) in others {
+            self.change_shard(other, &change, None)?;
+        }
+        Ok(())
     }
 
     pub fn forget_doomed(mut self, objects: Vec<ObjectKey>) -> Planned<'a> {

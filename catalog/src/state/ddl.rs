@@ -95,6 +95,22 @@ impl<'a> Plan<'a> {
         }
     }
 
+    pub fn set_table_storage(mut self, database: SqlName, name: SqlName, settings: &[(String, String)]) -> Planned<'a> {
+        let Some(table) = self.directory().table_named(&database, &name) else {
+            return Err(CatalogError::unknown_table(&database, &name));
+        };
+        let mut table = table.clone();
+        let before = table.storage;
+        for (setting, value) in settings {
+            table.storage.set(setting, value).map_err(CatalogError::Invalid)?;
+        }
+        if table.storage == before {
+            return self.unchanged();
+        }
+        self.push(Entry::Table(table.id, Some(table)));
+        self.shown(Reply::Changed(true))
+    }
+
     pub fn drop_table(mut self, database: SqlName, name: SqlName, if_exists: bool) -> Planned<'a> {
         let Some(table) = self.directory().table_named(&database, &name) else {
             let unknown = if self.directory().databases.contains_key(&database) {

@@ -21,7 +21,7 @@ pub enum ObjectUse {
 
 impl Catalog {
     pub fn use_of(&self, object: &ObjectKey, now_ms: u64) -> ObjectUse {
-        if self.references.contains_key(object) {
+        if self.is_referenced(object) {
             ObjectUse::Referred
         } else if self.doomed.contains_key(object) {
             ObjectUse::Doomed
@@ -37,6 +37,6 @@ impl Catalog {
     /// Whether a commit may refer to the object: it is referred to already, or it is young enough for a first time.
     pub(crate) fn may_refer_to(&self, object: &ObjectKey, now_ms: u64) -> bool {
         let window = minted::first_reference_ms(self.limits.orphan_grace_ms, self.limits.delete_grace_ms);
-        self.references.contains_key(object) || minted::may_be_referred_to_first(object, now_ms, window)
+        self.is_referenced(object) || minted::may_be_referred_to_first(object, now_ms, window)
     }
 }

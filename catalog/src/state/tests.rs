@@ -1,6 +1,7 @@
 //! Examples for each command, and a model test: agents with stale and current claims against a plain reference.
 
 mod model;
+mod shared;
 
 use std::sync::Arc;
 
@@ -9,6 +10,7 @@ use crate::entry::Write;
 use crate::packed::CommitToken;
 use crate::ids::{Epoch, GroupName, Incarnation, ShardCount, SqlName, WarehouseId};
 use crate::records::{DdlOutcome, DdlStatement, FileEntry, Node, Relocation, Table, TableState, Warehouse};
+use crate::storage::TableStorage;
 use uuid::Uuid;
 
 /// A catalog with what a store would have after its writes.
@@ -52,7 +54,7 @@ fn part(name: &str, files: &[(u128, Location)]) -> Manifest {
         bytes: 10,
         location: location.clone(),
     };
-    Manifest { part: path(name), rows: 1, committed_ms: 5, files: files.iter().map(file).collect() }
+    Manifest { part: path(name), rows: 1, committed_ms: 5, files: files.iter().map(file).collect(), copies: vec![] }
 }
 
 impl World {
@@ -169,6 +171,7 @@ fn create_table(name: &str, number: u128) -> Command {
             sharding_key: "rand()".to_owned(),
             state: TableState::Creating,
             ddl_seq: DdlSeq(1),
+            storage: TableStorage::default(),
         }),
         if_not_exists: false,
     }

@@ -80,6 +80,7 @@ fn build(wanted: Wanted, described: DescribeTableReply, id: TableId, seq: DdlSeq
         sharding_key,
         state: TableState::Creating,
         ddl_seq: seq,
+        storage: moorhouse_catalog::TableStorage::default(),
     })
 }
 

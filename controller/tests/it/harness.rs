@@ -165,6 +165,7 @@ pub fn staged_part(name: &str, blob: BlobId, node: &str) -> Manifest {
             bytes: 5,
             location: Location::Staged { node: NodeName::new(node).expect("valid") },
         }],
+        copies: vec![],
     }
 }
 
@@ -393,6 +394,15 @@ impl Agent for ScriptedAgent {
 
     async fn read_blobs(&self, _: Request<ReadBlobsRequest>) -> Result<Response<Self::ReadBlobsStream>, Status> {
         Err(Status::not_found("no blobs here"))
+    }
+    async fn keep_copies(&self, _: Request<KeepCopiesRequest>) -> Result<Response<KeepCopiesReply>, Status> {
+        Err(Status::unavailable("keeps nothing"))
+    }
+    async fn check_staged(&self, request: Request<CheckStagedRequest>) -> Result<Response<CheckStagedReply>, Status> {
+        let have = self.step("check", "staged".to_owned())?;
+        let has = |blob: &bytes::Bytes| have.iter().any(|known| known.to_wire() == blob.as_ref());
+        let missing = request.into_inner().blobs.into_iter().filter(|blob| !has(blob)).collect();
+        Ok(Response::new(CheckStagedReply { missing }))
     }
     async fn describe_table(
         &self,

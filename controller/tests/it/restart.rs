@@ -63,6 +63,7 @@ async fn what_an_earlier_leader_left_half_done_is_ended() {
         sharding_key: "rand()".to_owned(),
         state: TableState::Creating,
         ddl_seq: DdlSeq(1),
+        storage: TableStorage::default(),
     };
     for command in [
         Command::BeginMove { group: group("etl"), shard: ShardId(0), to: new.name.clone() },

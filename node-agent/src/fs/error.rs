@@ -12,8 +12,12 @@ pub enum FsError {
     ReadOnly,
     #[error("committed parts do not change")]
     Immutable,
+    #[error("another group's bytes cannot be shared")]
+    OtherDevice,
     #[error("the name is not UTF-8")]
     BadName,
+    #[error("the name is longer than 255 bytes")]
+    LongName,
     #[error("the file is not open")]
     BadHandle,
     #[error("not supported: {0}")]
@@ -51,7 +55,9 @@ impl FsError {
             FsError::Tree(TreeError::IntoItself) => libc::EINVAL,
             FsError::ReadOnly => libc::EROFS,
             FsError::Immutable => libc::EPERM,
+            FsError::OtherDevice => libc::EXDEV,
             FsError::BadName => libc::EILSEQ,
+            FsError::LongName => libc::ENAMETOOLONG,
             FsError::BadHandle => libc::EBADF,
             FsError::Unsupported(_) => libc::EOPNOTSUPP,
             FsError::NoSpace(_) => libc::ENOSPC,
@@ -65,6 +71,7 @@ impl FsError {
     pub fn is_trouble(&self) -> bool {
         match self {
             FsError::Tree(_) | FsError::ReadOnly | FsError::BadName | FsError::Unsupported(_) => false,
+            FsError::OtherDevice | FsError::LongName => false,
             FsError::Immutable | FsError::BadHandle | FsError::NoSpace(_) | FsError::Fenced(_) => true,
             FsError::Refused(_) | FsError::Unavailable(_) => true,
             FsError::Lost(_) | FsError::Cache(_) | FsError::Io(_) => true,
@@ -77,6 +84,7 @@ impl From<CacheError> for FsError {
         match error {
             CacheError::Full { .. } | CacheError::NoRoom { .. } => FsError::NoSpace(error.to_string()),
             CacheError::Immutable { .. } => FsError::Immutable,
+            CacheError::Sick => FsError::Unavailable(error.to_string()),
             CacheError::Fetch { .. } | CacheError::WrongLength { .. } | CacheError::WrongChecksum { .. } => {
                 FsError::Unavailable(error.to_string())
             }

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use bytes::Bytes;
 use fuser::{
     BackgroundSession, BackingId, BsdFileFlags, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags,
     Generation, INodeNo, InitFlags, KernelConfig, LockOwner, MountOption, Notifier, OpenAccMode, OpenFlags,
@@ -21,16 +22,19 @@ use fuser::{
 use tokio::runtime::Handle as Runtime;
 
 use super::error::FsError;
-use super::io::{Opened, Opening, RemoteBlob, read_local};
+use super::io::{Opened, Opening, read_local};
 use super::ops::{Attributes, LONG_TTL, Ready};
 use super::rename::Renaming;
 use super::tree::{Entry, Ino};
 use super::{KernelCache, ShardFs};
+use crate::blobs::remote::RemoteFile;
 use crate::limits;
 use crate::metrics;
 
 const GENERATION: Generation = Generation(0);
 const BLOCK: u32 = 4096;
+/// Bytes, as statfs tells.
+const LONGEST_NAME: usize = 255;
 
 /// One open file or directory.
 enum Handle {
@@ -41,7 +45,7 @@ enum Handle {
         file: File,
     },
     Local(File),
-    Remote(RemoteBlob),
+    Remote(RemoteFile),
     Dir(Vec<Entry>),
 }
 
@@ -137,6 +141,9 @@ fn errno(error: &FsError, what: &str, ino: INodeNo) -> Errno {
 }
 
 fn utf8(name: &OsStr) -> Result<&str, FsError> {
+    if name.len() > LONGEST_NAME {
+        return Err(FsError::LongName);
+    }
     name.to_str().ok_or(FsError::BadName)
 }
 
@@ -233,6 +240,30 @@ impl Door {
             passthrough: self.passthrough.clone(),
             owner: self.owner,
         }
+    }
+
+    /// Reads on from where the bytes are now. The handle stays what the kernel was told: served by the agent.
+    async fn read_moved(
+        &self,
+        ino: INodeNo,
+        fh: FileHandle,
+        (offset, size): (u64, u32),
+        error: FsError,
+    ) -> Result<Bytes, FsError> {
+        let handle = match self.fs.open_moved(Ino(ino.0), error).await? {
+            Opened::Small => return Err(FsError::BadHandle),
+            Opened::Local(file) => Handle::Local(file),
+            Opened::Remote(remote) => Handle::Remote(remote),
+        };
+        let read = match &handle {
+            Handle::Local(file) => read_local(file, offset, size).map(Bytes::from),
+            Handle::Remote(remote) => remote.read(offset, u64::from(size)).await,
+            Handle::Small | Handle::Passthrough { .. } | Handle::Dir(_) => Err(FsError::BadHandle),
+        };
+        if let Some(known) = self.handles.lock().expect("lock").open.get_mut(&fh.0) {
+            *known = Arc::new(handle);
+        }
+        read
     }
 
     /// Runs `then` once the directory's names are known: at once, or from the runtime after fetching them.
@@ -400,7 +431,11 @@ impl Filesystem for Door {
             Ok(Opening::Fetch(wanted)) => {
                 let door = self.share();
                 self.runtime.spawn(async move {
-                    match door.fs.fetch(wanted).await {
+                    let opened = match door.fs.fetch(wanted).await {
+                        Err(error) => door.fs.open_moved(Ino(ino.0), error).await,
+                        opened => opened,
+                    };
+                    match opened {
                         Ok(opened) => door.answer_open(Ino(ino.0), opened, reply),
                         Err(error) => reply.error(errno(&error, "fetch", ino)),
                     }
@@ -458,24 +493,33 @@ impl Filesystem for Door {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let read = |handle: Arc<Handle>| match &*handle {
-            Handle::Small => self.fs.read_small(Ino(ino.0), offset, size).map(Ok),
-            Handle::Local(file) | Handle::Passthrough { file, .. } => read_local(file, offset, size).map(Ok),
-            Handle::Remote(remote) => Ok(Err(remote.clone())),
-            Handle::Dir(_) => Err(FsError::BadHandle),
+        let handle = match self.handle(fh) {
+            Ok(handle) => handle,
+            Err(error) => return reply.error(errno(&error, "read", ino)),
         };
-        match self.handle(fh).and_then(read) {
-            Ok(Ok(data)) => reply.data(&data),
-            Err(error) => reply.error(errno(&error, "read", ino)),
-            Ok(Err(remote)) => {
-                let fs = self.fs.clone();
+        let read = match &*handle {
+            Handle::Small => self.fs.read_small(Ino(ino.0), offset, size),
+            Handle::Local(file) | Handle::Passthrough { file, .. } => read_local(file, offset, size),
+            Handle::Remote(_) => {
+                let door = self.share();
                 self.runtime.spawn(async move {
-                    match fs.source.read(&remote, offset, u64::from(size)).await {
+                    let Handle::Remote(remote) = &*handle else { return };
+                    let read = match remote.read(offset, u64::from(size)).await {
+                        Err(error) => door.read_moved(ino, fh, (offset, size), error).await,
+                        read => read,
+                    };
+                    match read {
                         Ok(data) => reply.data(&data),
                         Err(error) => reply.error(errno(&error, "read", ino)),
                     }
                 });
+                return;
             }
+            Handle::Dir(_) => Err(FsError::BadHandle),
+        };
+        match read {
+            Ok(data) => reply.data(&data),
+            Err(error) => reply.error(errno(&error, "read", ino)),
         }
     }
 
@@ -593,7 +637,7 @@ impl Filesystem for Door {
         let block = u64::from(BLOCK);
         let total = stats.budget_bytes / block;
         let free = stats.budget_bytes.saturating_sub(stats.staged_bytes) / block;
-        reply.statfs(total, free, free, 1 << 32, 1 << 31, BLOCK, 255, BLOCK);
+        reply.statfs(total, free, free, 1 << 32, 1 << 31, BLOCK, LONGEST_NAME as u32, BLOCK);
     }
 
     /// ENOSYS: the kernel asks once and never again.
@@ -605,8 +649,9 @@ impl Filesystem for Door {
         reply.error(Errno::ENOSYS);
     }
 
+    /// ENOSYS: the kernel takes it for "yes" and never asks again.
     fn access(&self, _req: &Request, _ino: INodeNo, _mask: fuser::AccessFlags, reply: ReplyEmpty) {
-        reply.ok();
+        reply.error(Errno::ENOSYS);
     }
 }
 

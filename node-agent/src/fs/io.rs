@@ -1,15 +1,22 @@
 //! Bytes: where an open file's are, and how to get at them.
 
+use std::cmp::Reverse;
+use std::collections::HashSet;
 use std::fs::File;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 
-use moorhouse_catalog::{BlobId, Location, ObjectKey};
+use moorhouse_catalog::{BlobId, Location, ObjectKey, TableShard, parts};
 
 use super::error::FsError;
 use super::ops::Attributes;
-use super::tree::{Blob, Body, Ino, Sealed, TreeError};
-use super::{ShardFs, tree};
+use super::place::Place;
+use super::tree::{Blob, Body, Ino, ROOT, Sealed, Tree, TreeError};
+use super::{ShardFs, table_path, tree};
 use crate::blobs::key;
+use crate::blobs::remote::RemoteFile;
+use crate::blobs::warm::Warmed;
 use crate::limits;
 
 /// Where an opened file's bytes are.
@@ -18,8 +25,8 @@ pub enum Opened {
     Small,
     /// Complete on this node's SSD: fit for kernel passthrough.
     Local(File),
-    /// Too large for the cache's free room: served range by range.
-    Remote(RemoteBlob),
+    /// Not whole on this node's SSD: served range by range.
+    Remote(RemoteFile),
 }
 
 #[derive(Debug, Clone)]
@@ -39,7 +46,8 @@ pub enum Opening {
 #[derive(Debug, Clone)]
 pub struct Wanted {
     pub blob: RemoteBlob,
-    /// Other absent files at the head of the same object: the engine opens a part's small files one after another.
+    /// Other absent files near it in the same object, also of other parts: the engine opens a part's small files one after
+    /// another, and one part after another.
     pub companions: Vec<RemoteBlob>,
 }
 
@@ -94,26 +102,74 @@ impl ShardFs {
         }
     }
 
-    /// Brings a blob here, whole where the cache has room.
+    /// Makes a blob readable, from here or by range.
     pub async fn fetch(&self, wanted: Wanted) -> Result<Opened, FsError> {
         self.source.fetch(wanted).await
     }
 
     fn companions(&self, ino: Ino, wanted: &RemoteBlob) -> Result<Vec<RemoteBlob>, FsError> {
-        let Some(object) = head_object(wanted) else { return Ok(Vec::new()) };
+        let Location::Stored { object, offset, .. } = &wanted.location else { return Ok(Vec::new()) };
+        if wanted.bytes > limits::WHOLE_BLOB_BYTES {
+            return Ok(Vec::new());
+        }
         let tree = self.tree.read().expect("lock");
-        let mut companions = Vec::new();
-        for (_, file) in tree.files_below(tree.get(ino)?.home)? {
-            let Body::Blob(Blob { id, sealed: Some(Sealed { bytes, location }) }) = &tree.get(file)?.body else {
-                continue;
-            };
-            let blob = RemoteBlob { blob: *id, bytes: *bytes, location: location.clone() };
-            let absent = *id != wanted.blob && self.cache.tenant(key(*id)).is_none();
-            if absent && head_object(&blob) == Some(object) {
-                companions.push(blob);
+        let part = part_of(&tree, tree.get(ino)?.home)?;
+        let own = tree.files_below(part)?;
+        let wants_data = own.iter().any(|(path, file)| *file == ino && is_data(path));
+        let mut found = Vec::new();
+        // The part's own small files, and small parts whole.
+        let head = |blob: &RemoteBlob, _: &str| is_within(blob, object, &(0..limits::OBJECT_HEAD_BYTES));
+        if is_within(wanted, object, &(0..limits::OBJECT_HEAD_BYTES)) {
+            stored_blobs(&tree, &own, head, &mut found)?;
+        }
+        if !wants_data {
+            let start = offset - offset % limits::SHARED_HEAD_BYTES;
+            let slice = start..start + limits::SHARED_HEAD_BYTES + wanted.bytes;
+            let near = |blob: &RemoteBlob, path: &str| !is_data(path) && is_within(blob, object, &slice);
+            stored_blobs(&tree, &own, near, &mut found)?;
+            for neighbour in tree.siblings(part, limits::NEIGHBOURS)? {
+                if begins_in(&tree, neighbour, object) {
+                    stored_blobs(&tree, &tree.files_below(neighbour)?, near, &mut found)?;
+                }
             }
         }
-        Ok(companions)
+        drop(tree);
+        let mut seen = HashSet::from([wanted.blob]);
+        found.retain(|blob| seen.insert(blob.blob) && self.cache.tenant(key(blob.blob)).is_none());
+        Ok(found)
+    }
+
+    /// What the active parts of a loaded table shard have in the object store: small files before data, the newest parts
+    /// first.
+    pub fn stored_blobs(&self, ts: TableShard) -> Result<Vec<RemoteBlob>, FsError> {
+        let tree = self.tree.read().expect("lock");
+        let table = tree.resolve(ROOT, &table_path(ts))?;
+        let entries = tree.entries(table)?;
+        let active: HashSet<&str> =
+            parts::active(entries.iter().filter(|entry| entry.is_dir).map(|entry| entry.name.as_str()))
+                .into_iter()
+                .collect();
+        let mut newest: Vec<_> = entries.iter().filter(|entry| active.contains(entry.name.as_str())).collect();
+        newest.sort_by_key(|entry| Reverse(tree.get(entry.ino).map(|node| node.mtime).ok()));
+        let (mut small, mut data) = (Vec::new(), Vec::new());
+        let is_stored = |blob: &RemoteBlob| matches!(blob.location, Location::Stored { .. });
+        for part in newest {
+            let files = tree.files_below(part.ino)?;
+            stored_blobs(&tree, &files, |blob, path| is_stored(blob) && !is_data(path), &mut small)?;
+            stored_blobs(&tree, &files, |blob, path| is_stored(blob) && is_data(path), &mut data)?;
+        }
+        small.append(&mut data);
+        Ok(small)
+    }
+
+    /// Brings blobs here as far as room is free.
+    pub async fn warm(self: Arc<Self>, blobs: Vec<RemoteBlob>) -> Result<Warmed, FsError> {
+        self.source.warm(blobs).await
+    }
+
+    /// Removes what can be had again; gives blobs and bytes.
+    pub fn drop_cached(&self) -> (u64, u64) {
+        self.cache.drop_cached()
     }
 
     pub fn read_small(&self, ino: Ino, offset: u64, bytes: u32) -> Result<Vec<u8>, FsError> {
@@ -140,12 +196,58 @@ impl ShardFs {
     }
 }
 
-/// The object at whose head the blob lies, if it does.
-fn head_object(blob: &RemoteBlob) -> Option<&ObjectKey> {
-    match &blob.location {
-        Location::Stored { object, offset, .. } if offset + blob.bytes <= limits::OBJECT_HEAD_BYTES => Some(object),
-        Location::Stored { .. } | Location::Staged { .. } => None,
+/// The directory of the part that a file's directory belongs to: itself, or above a projection's.
+fn part_of(tree: &Tree, mut dir: Ino) -> Result<Ino, TreeError> {
+    loop {
+        let parent = tree.parent(dir)?;
+        match tree.place(dir)? {
+            Place::Table { below, .. } if below.last().is_some_and(|name| name.ends_with(".proj")) => dir = parent,
+            Place::Table { .. } | Place::Fixed | Place::Scratch => return Ok(dir),
+        }
     }
+}
+
+/// Column data comes last in an object, and is read by range or not at all.
+fn is_data(path: &str) -> bool {
+    path.ends_with(".bin")
+}
+
+fn is_within(blob: &RemoteBlob, wanted: &ObjectKey, range: &Range<u64>) -> bool {
+    match &blob.location {
+        Location::Stored { object, offset, .. } => {
+            object == wanted && *offset >= range.start && offset + blob.bytes <= range.end
+        }
+        Location::Staged { .. } => false,
+    }
+}
+
+/// Whether the first file of a part lies in the object: a part is packed as a whole, or not at all.
+fn begins_in(tree: &Tree, part: Ino, wanted: &ObjectKey) -> bool {
+    let first = tree.dir(part).ok().and_then(|dir| dir.first());
+    match first.and_then(|file| tree.get(file).ok()).map(|node| &node.body) {
+        Some(Body::Blob(Blob { sealed: Some(Sealed { location: Location::Stored { object, .. }, .. }), .. })) => {
+            object == wanted
+        }
+        _ => false,
+    }
+}
+
+/// Adds those of a part's files that are asked for.
+fn stored_blobs(
+    tree: &Tree,
+    files: &[(String, Ino)],
+    is_asked_for: impl Fn(&RemoteBlob, &str) -> bool,
+    found: &mut Vec<RemoteBlob>,
+) -> Result<(), TreeError> {
+    for (path, file) in files {
+        if let Body::Blob(Blob { id, sealed: Some(Sealed { bytes, location }) }) = &tree.get(*file)?.body {
+            let blob = RemoteBlob { blob: *id, bytes: *bytes, location: location.clone() };
+            if is_asked_for(&blob, path) {
+                found.push(blob);
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Reads up to `bytes` at `offset`; fewer only at the end of the file.

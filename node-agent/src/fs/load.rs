@@ -38,10 +38,23 @@ impl ShardFs {
     }
 
     fn fill(&self, ts: TableShard, snapshot: TableShardSnapshot) -> Result<(), FsError> {
+        let made = self.fill_tree(ts, snapshot)?;
+        self.forget_entries(made);
+        Ok(())
+    }
+
+    /// Answers with names outside the table's directory that the kernel may remember as absent.
+    fn fill_tree(&self, ts: TableShard, snapshot: TableShardSnapshot) -> Result<Vec<(Ino, String)>, FsError> {
+        let mut made = Vec::new();
         let mut tree = self.tree.write().expect("lock");
         let table = tree.resolve(ROOT, &table_path(ts))?;
         for manifest in snapshot.parts {
-            show_part(&mut tree, table, &manifest)?;
+            if !place::is_frozen(&manifest.part) {
+                show_part(&mut tree, table, &manifest)?;
+            } else if self.role(ts) == Some(Role::Writer) {
+                let parent = way_to_frozen(&mut tree, ts, &manifest.part, &mut made)?;
+                show_part_at(&mut tree, parent, &manifest)?;
+            }
         }
         for inode in snapshot.inodes {
             let (dir, name) = make_way(&mut tree, table, inode.path.as_str())?;
@@ -49,7 +62,7 @@ impl ShardFs {
             tree.make_file(dir, &name, 0o644, SystemTime::UNIX_EPOCH, Body::Small(small))?;
         }
         tree.dir_mut(table)?.loaded = true;
-        Ok(())
+        Ok(made)
     }
 
     /// Takes in one changelog entry of a table that another group writes. A gap is closed with one change to the newest
@@ -125,7 +138,7 @@ impl ShardFs {
         let table = {
             let mut tree = self.tree.write().expect("lock");
             let table = tree.resolve(ROOT, &table_path(ts))?;
-            for manifest in &change.added {
+            for manifest in change.added.iter().filter(|manifest| !place::is_frozen(&manifest.part)) {
                 replaced.extend(remove_other(&mut tree, table, manifest)?);
                 show_part(&mut tree, table, manifest)?;
             }
@@ -225,10 +238,28 @@ fn has_content(tree: &Tree, table: Ino, manifest: &Manifest) -> bool {
     manifest.files.len() == there.len() && manifest.files.iter().all(same)
 }
 
-/// Makes a part's directory from its manifest; a part that is there already stays as it is.
+/// Makes the directories in which a frozen part lies; answers with the last.
+fn way_to_frozen(
+    tree: &mut Tree,
+    ts: TableShard,
+    part: &PartPath,
+    made: &mut Vec<(Ino, String)>,
+) -> Result<Ino, FsError> {
+    let mut names = place::part_way(ts, part);
+    names.pop();
+    names.iter().try_fold(ROOT, |at, name| super::show_dir(tree, at, name, made))
+}
+
+/// Makes a part's directory below its table's.
 fn show_part(tree: &mut Tree, table: Ino, manifest: &Manifest) -> Result<(), FsError> {
+    let (parent, _) = make_way(tree, table, manifest.part.as_str())?;
+    show_part_at(tree, parent, manifest)
+}
+
+/// Makes a part's directory from its manifest; a part that is there already stays as it is.
+fn show_part_at(tree: &mut Tree, parent: Ino, manifest: &Manifest) -> Result<(), FsError> {
     let committed = SystemTime::UNIX_EPOCH + Duration::from_millis(manifest.committed_ms);
-    let (parent, name) = make_way(tree, table, manifest.part.as_str())?;
+    let name = manifest.part.as_str().rsplit('/').next().unwrap_or_default().to_string();
     if tree.child(parent, &name).is_ok() {
         return Ok(());
     }

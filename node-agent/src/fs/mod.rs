@@ -7,27 +7,32 @@
 //! `mounted`, then `tree`.
 
 pub mod error;
+mod follow;
 pub mod fuse;
 pub mod io;
+mod letting;
 pub mod load;
 pub mod ops;
 pub mod place;
 pub mod rename;
+mod secure;
 pub mod settle;
 pub mod tree;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, OnceLock, RwLock};
 use std::time::{Instant, SystemTime};
 
 use moorhouse_base::clock::Clock;
-use moorhouse_cache::BlobCache;
-use moorhouse_catalog::{BlobId, Epoch, FilePath, NodeName, NodeView, PartPath, ShardId, Table, TableId, TableShard};
+use moorhouse_cache::{BlobCache, CacheStats};
+use moorhouse_catalog::{BlobId, Epoch, NodeName, NodeView, PartPath, ShardId, Table, TableId, TableShard};
 use tokio::sync::mpsc;
 
 use crate::blobs::{BlobSource, key};
 use crate::controller::ControllerClient;
+use crate::policy::Policy;
 use error::FsError;
+use letting::{Attaching, Letting};
 use load::ShardSync;
 use tree::{Body, Ino, ROOT, Small, Tree};
 
@@ -59,21 +64,14 @@ struct Mounted {
     roles: HashMap<TableId, Role>,
 }
 
-/// What the engine has let go of in one table shard and the catalog has not heard of yet. Names first, then bytes: a name
-/// whose bytes are gone would be a broken part.
-#[derive(Default)]
-pub(crate) struct Letting {
-    pub parts: Vec<PartPath>,
-    pub inodes: Vec<FilePath>,
-    pub blobs: Vec<BlobId>,
-}
-
 pub struct ShardFs {
     pub(crate) node: NodeName,
     pub(crate) cache: BlobCache,
     pub(crate) source: BlobSource,
     pub(crate) controller: ControllerClient,
     pub(crate) clock: Arc<dyn Clock>,
+    /// How each table's bytes are kept.
+    pub policy: Policy,
     /// Where locks nest, the order is `tree`, then `mounted` or `retired`.
     tree: RwLock<Tree>,
     mounted: RwLock<Mounted>,
@@ -81,6 +79,9 @@ pub struct ShardFs {
     /// Parts that a reader no longer lists but still opens, with the time when the catalog dropped them.
     retired: Mutex<HashMap<(TableShard, PartPath), Instant>>,
     letting: Mutex<HashMap<TableShard, Letting>>,
+    attaching: Mutex<HashMap<Ino, Attaching>>,
+    /// Held alone while a part is committed that has bytes of another table; shared while blobs are relocated.
+    sharing: tokio::sync::RwLock<()>,
     kernel: OnceLock<Box<dyn KernelCache>>,
     /// Table shards whose reader must look again.
     refresh: mpsc::Sender<TableShard>,
@@ -100,11 +101,14 @@ impl ShardFs {
             source,
             controller,
             clock,
+            policy: Policy::default(),
             tree: RwLock::new(Tree::new()),
             mounted: RwLock::default(),
             syncs: Mutex::default(),
             retired: Mutex::default(),
             letting: Mutex::default(),
+            attaching: Mutex::default(),
+            sharing: tokio::sync::RwLock::default(),
             kernel: OnceLock::new(),
             refresh,
         }
@@ -118,6 +122,7 @@ impl ShardFs {
     /// Shows every assigned shard and every table of the view. What the view no longer has stays until the engine has let
     /// go of it: see [`Self::unmount_shard`] and [`Self::unmount_table`].
     pub fn apply_view(&self, view: &NodeView) -> Result<(), FsError> {
+        self.policy.apply_view(view);
         let mine = || view.assignments.iter().filter(|a| a.node == self.node);
         let mut made = Vec::new();
         {
@@ -147,6 +152,7 @@ impl ShardFs {
         };
         self.syncs.lock().expect("lock").retain(|ts, _| ts.shard != shard);
         self.retired.lock().expect("lock").retain(|(ts, _), _| ts.shard != shard);
+        self.forget_attaching(|ts| ts.shard == shard);
         self.forget_entries(vec![(ROOT, shard.to_string())]);
         // What was never committed is of no use to anybody.
         let (committed, overlay): (Vec<_>, Vec<_>) = orphans.into_iter().partition(|blob| blob.sealed.is_some());
@@ -154,13 +160,22 @@ impl ShardFs {
         committed.into_iter().map(|blob| blob.id).collect()
     }
 
-    /// Drops what the engine had let go of in a shard that another node has now: the catalog has forgotten those parts.
-    pub fn forget_letting(&self, shard: ShardId) {
+    /// Drops what the engine had let go of in a shard that another node has now: the catalog has forgotten those parts, but
+    /// for the bytes that it still looks for here.
+    pub fn forget_letting(&self, shard: ShardId, still_ours: &HashSet<BlobId>) {
         let gone: Vec<Letting> = {
             let mut letting = self.letting.lock().expect("lock");
             letting.extract_if(|ts, _| ts.shard == shard).map(|(_, letting)| letting).collect()
         };
-        self.remove_local(gone.into_iter().flat_map(|letting| letting.blobs));
+        let blobs = gone.into_iter().flat_map(|letting| letting.blobs);
+        self.remove_local(blobs.filter(|blob| !still_ours.contains(blob)));
+    }
+
+    /// The blobs that the catalog looks for on this node alone.
+    pub async fn staged_here(&self) -> Result<Vec<BlobId>, FsError> {
+        let staged = self.controller.staged().await;
+        let staged = staged.map_err(|status| FsError::Unavailable(status.message().to_string()))?;
+        Ok(staged.own.into_iter().chain(staged.copies).collect())
     }
 
     fn remove_local(&self, blobs: impl IntoIterator<Item = BlobId>) {
@@ -192,12 +207,21 @@ impl ShardFs {
                 let Ok(parent) = tree.resolve(ROOT, &path[..3]) else { continue };
                 orphans.extend(tree.remove_subtree(parent, &path[3]).unwrap_or_default());
                 gone.push((parent, path[3].clone()));
+                for parent in frozen_of(&tree, *shard, &path) {
+                    orphans.extend(tree.remove_subtree(parent, &path[3]).unwrap_or_default());
+                    gone.push((parent, path[3].clone()));
+                }
             }
         }
+        self.forget_attaching(|ts| ts.table == table);
         self.syncs.lock().expect("lock").retain(|ts, _| ts.table != table);
         self.retired.lock().expect("lock").retain(|(ts, _), _| ts.table != table);
         self.letting.lock().expect("lock").retain(|ts, _| ts.table != table);
-        self.remove_local(orphans.into_iter().map(|blob| blob.id));
+        // A table that is not loaded may share them: then they stay until the next start.
+        let shards: Vec<ShardId> = self.mounted.read().expect("lock").epochs.keys().copied().collect();
+        if shards.into_iter().all(|shard| self.all_loaded(shard)) {
+            self.remove_local(orphans.into_iter().map(|blob| blob.id));
+        }
         self.forget_entries(gone);
     }
 
@@ -213,6 +237,11 @@ impl ShardFs {
     /// How many blobs are here that could be had again.
     pub fn cached_blobs(&self) -> u64 {
         self.cache.stats().cached_blobs
+    }
+
+    /// A look at what is on this node's SSD.
+    pub fn cache_stats(&self) -> CacheStats {
+        self.cache.stats()
     }
 
     /// What this node may do with a table shard; None if the shard or the table is not shown here.
@@ -275,6 +304,13 @@ impl ShardFs {
 fn table_path(ts: TableShard) -> [String; 4] {
     let uuid = ts.engine_uuid().to_string();
     [ts.shard.to_string(), "store".to_string(), uuid[..3].to_string(), uuid]
+}
+
+/// The directories in which each backup of the shard has what was frozen of the table at this path, if it has something.
+fn frozen_of(tree: &Tree, shard: ShardId, table: &[String; 4]) -> Vec<Ino> {
+    let shadow = tree.resolve(ROOT, &[shard.to_string(), place::SHADOW.to_string()]);
+    let backups = shadow.and_then(|shadow| tree.entries(shadow)).unwrap_or_default();
+    backups.iter().filter_map(|backup| tree.resolve(backup.ino, &table[1..3]).ok()).collect()
 }
 
 /// Makes what is missing of `k/store`, noting each name that the kernel may remember as absent.

@@ -109,20 +109,26 @@ impl ShardFs {
         self.check_writable(&tree, parent, name)?;
         let ino = tree.make_dir(parent, name, mode, self.now())?;
         tree.looked_up(ino);
+        self.note_loose(&tree, (parent, name))?;
         self.attributes_in(&tree, ino)
     }
 
     pub fn remove_dir(&self, parent: Ino, name: &str) -> Result<(), FsError> {
         let mut tree = self.tree.write().expect("lock");
         self.check_writable(&tree, parent, name)?;
-        Ok(tree.remove_dir(parent, name, self.now())?)
+        let ino = tree.child(parent, name)?;
+        tree.remove_dir(parent, name, self.now())?;
+        self.drop_attaching(ino);
+        self.note_loose(&tree, (parent, name))
     }
 
     pub fn link(&self, ino: Ino, parent: Ino, name: &str) -> Result<Attributes, FsError> {
         let mut tree = self.tree.write().expect("lock");
         self.check_writable(&tree, parent, name)?;
+        self.check_linkable(&tree, ino)?;
         tree.link(ino, parent, name, self.now())?;
         tree.looked_up(ino);
+        self.note_loose(&tree, (parent, name))?;
         self.attributes_in(&tree, ino)
     }
 
@@ -131,10 +137,15 @@ impl ShardFs {
         let mut tree = self.tree.write().expect("lock");
         self.check_writable(&tree, parent, name)?;
         let entry = tree.place(parent)?.entry(name);
-        let orphan = tree.unlink(parent, name, self.now())?;
+        let orphan = tree.unlink(parent, name, self.now())?.map(|blob| blob.id);
+        let kept = match orphan {
+            Some(blob) => self.keep_for_attaching(&tree, parent, blob)?,
+            None => false,
+        };
+        self.note_loose(&tree, (parent, name))?;
         if let Some((ts, below)) = entry {
             self.let_go(ts, |letting| {
-                letting.blobs.extend(orphan.map(|blob| blob.id));
+                letting.blobs.extend(orphan.filter(|_| !kept));
                 letting.inodes.extend(place::committed_inode(&below));
             });
         }
@@ -180,6 +191,7 @@ impl ShardFs {
                     let mut path = below;
                     path.push(name.to_string());
                     match place::enclosing_part(&path) {
+                        Some(part) if place::is_loose(&part) => Ok(()),
                         Some(_) => Err(FsError::Immutable),
                         None => Ok(()),
                     }
@@ -188,9 +200,20 @@ impl ShardFs {
         }
     }
 
+    /// Refuses a name for a file of a table that another group writes: that group's node decides where its bytes are.
+    fn check_linkable(&self, tree: &Tree, ino: Ino) -> Result<(), FsError> {
+        // A directory that is gone since was this node's.
+        match tree.place(tree.get(ino)?.home) {
+            Ok(Place::Table { shard, .. }) if self.role(shard) == Some(Role::Reader) => Err(FsError::OtherDevice),
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+
     /// A new file's body: part bytes get a blob on the SSD, all else stays in memory.
     pub(super) fn new_body(&self, tree: &Tree, parent: Ino, name: &str) -> Result<Body, FsError> {
         let blob = match tree.place(parent)?.entry(name) {
+            // Nothing would say when the file is complete: such parts are made of links.
+            Some((_, below)) if place::loose_part(&below).is_some() => return Err(FsError::Immutable),
             Some((_, below)) => place::holds_part_bytes(&below),
             None => false,
         };

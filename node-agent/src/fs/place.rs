@@ -2,6 +2,7 @@
 //!
 //! Names that ClickHouse gives to work in progress (`tmp_…`, `delete_tmp_…`, `detached/attaching_…`) are *overlay*: they
 //! live on this node alone. The names that stand for finished work are *committed*: they exist only with the catalog's word.
+//! What FREEZE makes, `<shard>/shadow/<backup>/store/<3 hex>/<engine uuid>/<part>`, is that table shard's `shadow/<backup>/<part>`.
 
 use moorhouse_catalog::parts::PartInfo;
 use moorhouse_catalog::{FilePath, PartPath, ShardId, TableShard};
@@ -10,6 +11,8 @@ use uuid::Uuid;
 /// Holds the small files of the engine's insert deduplication; beside `detached` the only lasting directory of a table.
 pub const DEDUPLICATION_LOGS: &str = "deduplication_logs";
 pub const DETACHED: &str = "detached";
+/// Frozen parts, beside `store`.
+pub const SHADOW: &str = "shadow";
 
 /// Where a directory is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,12 +30,19 @@ impl Place {
     pub fn of(path: &[&str]) -> Place {
         match path {
             [] | [_] | [_, "store"] | [_, "store", _] => Place::Fixed,
-            [shard, "store", _, uuid, below @ ..] => match (shard.parse(), Uuid::parse_str(uuid)) {
-                (Ok(shard), Ok(uuid)) => Place::Table {
-                    shard: TableShard::from_engine_uuid(ShardId(shard), uuid),
-                    below: below.iter().map(|name| name.to_string()).collect(),
-                },
-                _ => Place::Scratch,
+            [shard, "store", _, uuid, below @ ..] => Self::in_table(shard, uuid, &[], below),
+            [shard, SHADOW, backup, "store", _, uuid, below @ ..] => {
+                Self::in_table(shard, uuid, &[SHADOW, backup], below)
+            }
+            _ => Place::Scratch,
+        }
+    }
+
+    fn in_table(shard: &str, uuid: &str, above: &[&str], below: &[&str]) -> Place {
+        match (shard.parse(), Uuid::parse_str(uuid)) {
+            (Ok(shard), Ok(uuid)) => Place::Table {
+                shard: TableShard::from_engine_uuid(ShardId(shard), uuid),
+                below: above.iter().chain(below).map(|name| name.to_string()).collect(),
             },
             _ => Place::Scratch,
         }
@@ -56,9 +66,42 @@ pub fn committed_part(below: &[String]) -> Option<PartPath> {
     let path = match below {
         [name] if PartInfo::parse(name).is_some() => name.clone(),
         [dir, name] if dir == DETACHED && !is_in_progress(name) => format!("{dir}/{name}"),
+        [dir, backup, name] if dir == SHADOW => format!("{dir}/{backup}/{name}"),
         _ => return None,
     };
     PartPath::new(path).ok()
+}
+
+/// What a detached part is called while it is attached.
+pub fn is_attaching(below: &[String]) -> bool {
+    matches!(below, [dir, name] if dir == DETACHED && name.starts_with("attaching_"))
+}
+
+pub fn is_frozen(part: &PartPath) -> bool {
+    part.as_str().starts_with("shadow/")
+}
+
+/// Whether the engine makes and removes such a part name by name, without a rename that would say when it is done.
+pub fn is_loose(part: &PartPath) -> bool {
+    part.as_str().contains('/')
+}
+
+/// The loose part that an entry with this path is, or lies in.
+pub fn loose_part(below: &[String]) -> Option<PartPath> {
+    (2..=below.len().min(3)).find_map(|length| committed_part(&below[..length])).filter(is_loose)
+}
+
+/// The names from the mount's root down to a part's directory.
+pub fn part_way(ts: TableShard, part: &PartPath) -> Vec<String> {
+    let table = super::table_path(ts);
+    let names: Vec<String> = part.as_str().split('/').map(str::to_string).collect();
+    match names.as_slice() {
+        [dir, backup, name] if dir == SHADOW => {
+            let [shard, store, prefix, uuid] = table;
+            vec![shard, dir.clone(), backup.clone(), store, prefix, uuid, name.clone()]
+        }
+        _ => table.into_iter().chain(names).collect(),
+    }
 }
 
 /// The committed part that contains this path, if one does.
@@ -131,6 +174,13 @@ mod tests {
         let table = ts.engine_uuid().to_string();
         assert_eq!(Place::of(&["3", "store", "abc"]), Place::Fixed);
         assert_eq!(Place::of(&["3", "tmp"]), Place::Scratch);
+        let frozen = ["3", "shadow", "b", "store", &table[..3], &table, "all_1_1_0"];
+        let Place::Table { shard, below } = Place::of(&frozen) else { panic!("a table's path") };
+        assert_eq!((shard, below.join("/").as_str()), (ts, "shadow/b/all_1_1_0"));
+        let part = committed_part(&below).expect("a frozen part");
+        assert!(is_loose(&part));
+        assert_eq!(part_way(ts, &part), frozen);
+        assert_eq!(Place::of(&frozen[..5]), Place::Scratch);
         let Place::Table { shard, below } = Place::of(&["3", "store", "abc", &table, "all_1_1_0"]) else {
             panic!("a table's path");
         };

@@ -10,6 +10,7 @@ use moorhouse_catalog::parts::PartInfo;
 use moorhouse_catalog::{BlobId, FileEntry, FilePath, Inode, Location, Manifest, PartChange, PartPath, TableShard};
 
 use super::error::FsError;
+use super::io::{Opened, Opening};
 use super::place::{self, Place};
 use super::tree::{Body, Ino, ROOT, Sealed, Tree, TreeError};
 use super::{Role, ShardFs, table_path};
@@ -40,14 +41,14 @@ pub struct Commit {
 }
 
 #[derive(Debug)]
-struct Added {
-    part: PartPath,
-    dir: Ino,
+pub(super) struct Added {
+    pub part: PartPath,
+    pub dir: Ino,
 }
 
 /// A directory's files as a manifest, with what must reach the disk before it is committed.
-struct Sealing {
-    manifest: Manifest,
+pub(super) struct Sealing {
+    pub manifest: Manifest,
     unsynced: Vec<BlobId>,
     fresh: Vec<(Ino, u64)>,
 }
@@ -86,6 +87,8 @@ impl ShardFs {
         let Some(commit) = commit else {
             let entry = tree.place(to.0)?.entry(to.1);
             let orphan = tree.rename(from, to, self.now())?;
+            self.note_loose(&tree, from)?;
+            self.note_loose(&tree, to)?;
             if let (Some((ts, _)), Some(blob)) = (entry, orphan) {
                 self.let_go(ts, |letting| letting.blobs.push(blob.id));
             }
@@ -95,6 +98,13 @@ impl ShardFs {
             && tree.entries(target).is_ok_and(|entries| !entries.is_empty())
         {
             return Err(TreeError::NotEmpty.into());
+        }
+        if let (Some(part), None) = (&commit.removed, &commit.added)
+            && is_attaching(&tree, to)?
+        {
+            tree.rename(from, to, self.now())?;
+            self.begin_attaching(ino, commit.shard, part.clone());
+            return Ok(Renaming::Done);
         }
         if let (Some(part), None) = (&commit.removed, &commit.added)
             && self.is_covered(&tree, from.0, part)?
@@ -115,7 +125,9 @@ impl ShardFs {
         if lasting {
             return Err(FsError::Unsupported("exchanging committed names"));
         }
-        Ok(tree.exchange(from, to, self.now())?)
+        tree.exchange(from, to, self.now())?;
+        self.note_loose(&tree, from)?;
+        self.note_loose(&tree, to)
     }
 
     fn classify(&self, tree: &Tree, ino: Ino, from: (Ino, &str), to: (Ino, &str)) -> Result<Option<Commit>, FsError> {
@@ -163,50 +175,87 @@ impl ShardFs {
         if commit.added.is_some() && commit.from.1.starts_with(INSERTING) {
             self.await_room().await?;
         }
-        let sealing = match &commit.added {
+        let _alone = match &commit.added {
+            Some(added) if self.shares_bytes(commit.shard, added.dir)? => Some(self.sharing.write().await),
+            _ => None,
+        };
+        let mut sealing = match &commit.added {
             Some(added) => Some(self.seal(commit.shard, added).await?),
             None => None,
+        };
+        let relocated = match &mut sealing {
+            Some(sealing) => self.secure(commit.shard, &mut sealing.manifest).await?,
+            None => Vec::new(),
         };
         let mut dirty = self.dirty_inodes(commit.shard)?;
         let mut inodes_put = std::mem::take(&mut dirty.inodes);
         if let Some(path) = &commit.inode_put {
             inodes_put.push(Inode { path: path.clone(), content: self.small_content(commit.from.0, &commit.from.1)? });
         }
+        let added = commit.added.as_ref();
+        let attached = added.and_then(|a| self.attached_from(a.dir).filter(|old| *old != a.part));
         let change = PartChange {
-            removed: commit.removed.iter().cloned().collect(),
+            removed: commit.removed.iter().cloned().chain(attached).collect(),
             added: sealing.iter().map(|s| s.manifest.clone()).collect(),
             inodes_removed: commit.inode_removed.iter().cloned().collect(),
             inodes_put,
-            ..PartChange::default()
+            relocated: relocated.clone(),
         };
-        let added = commit.added.as_ref().map(|added| added.part.clone());
+        let added = added.map(|added| added.part.clone());
         failpoint::reach("commit.before");
         self.commit_in_order(commit.shard, change, added).await?;
         failpoint::reach("commit.after");
         let mut tree = self.tree.write().expect("lock");
-        for (ino, bytes) in sealing.iter().flat_map(|s| &s.fresh) {
-            if let Body::Blob(blob) = &mut tree.get_mut(*ino)?.body {
-                blob.sealed = Some(Sealed { bytes: *bytes, location: Location::Staged { node: self.node.clone() } });
-            }
+        if let Some(sealing) = &sealing {
+            self.mark_sealed(&mut tree, sealing)?;
         }
         dirty.mark_committed(&mut tree);
         let from = (commit.from.0, commit.from.1.as_str());
         let orphan = tree.rename(from, (commit.to.0, commit.to.1.as_str()), self.now())?;
-        self.let_go(commit.shard, |letting| letting.blobs.extend(orphan.map(|blob| blob.id)));
+        let unlinked: Vec<BlobId> = commit.added.iter().flat_map(|added| self.end_attaching(added.dir)).collect();
+        self.let_go(commit.shard, |letting| {
+            letting.blobs.extend(orphan.map(|blob| blob.id));
+            letting.blobs.extend(unlinked);
+        });
+        drop(tree);
+        self.note_stored(&relocated)?;
         metrics::COMMIT_SECONDS.observe(started.elapsed().as_secs_f64());
         Ok(())
     }
 
-    /// Sends one change under the shard's present epoch.
+    /// Sends one change under the shard's present epoch. Blobs that it only relocates are relocated here too when it returns.
     pub(crate) async fn commit(&self, ts: TableShard, change: PartChange) -> Result<(), FsError> {
         let epoch =
             self.epoch(ts.shard).ok_or_else(|| FsError::Fenced(format!("shard {} is not mounted here", ts.shard)))?;
-        self.controller.commit(ts, epoch, &change).await
+        if change.relocated.is_empty() || !change.added.is_empty() {
+            return self.controller.commit(ts, epoch, &change).await;
+        }
+        let _sharing = self.sharing.read().await;
+        self.controller.commit(ts, epoch, &change).await?;
+        self.relocate(&change.relocated)
     }
 
-    async fn seal(&self, ts: TableShard, added: &Added) -> Result<Sealing, FsError> {
+    /// Whether a directory has links to bytes of another table, which that table's upload may be about to relocate: the
+    /// catalog does so for the parts that it has by then.
+    fn shares_bytes(&self, ts: TableShard, dir: Ino) -> Result<bool, FsError> {
+        let tree = self.tree.read().expect("lock");
+        for (_, file) in tree.files_below(dir)? {
+            let node = tree.get(file)?;
+            let is_sealed = matches!(&node.body, Body::Blob(blob) if blob.sealed.is_some());
+            // The directory of the first name may be gone since: then nobody can say whose it was.
+            let is_own = matches!(tree.place(node.home), Ok(Place::Table { shard, .. }) if shard == ts);
+            if is_sealed && !is_own {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// A directory's files as a manifest, their bytes on the disk.
+    pub(super) async fn seal(&self, ts: TableShard, added: &Added) -> Result<Sealing, FsError> {
         failpoint::reach("seal.before_sync");
-        let sealing = self.collect(added)?;
+        let rows = self.count_rows(added.dir).await?;
+        let sealing = self.collect(added, rows)?;
         let cache = self.cache.clone();
         let keys: Vec<_> = sealing.unsynced.iter().map(|blob| key(*blob)).collect();
         tokio::task::spawn_blocking(move || cache.sync_staged(&keys))
@@ -216,7 +265,17 @@ impl ShardFs {
         Ok(sealing)
     }
 
-    fn collect(&self, added: &Added) -> Result<Sealing, FsError> {
+    /// The bytes of a sealing are committed: they do not change any more.
+    pub(super) fn mark_sealed(&self, tree: &mut Tree, sealing: &Sealing) -> Result<(), FsError> {
+        for (ino, bytes) in &sealing.fresh {
+            if let Body::Blob(blob) = &mut tree.get_mut(*ino)?.body {
+                blob.sealed = Some(Sealed { bytes: *bytes, location: Location::Staged { node: self.node.clone() } });
+            }
+        }
+        Ok(())
+    }
+
+    fn collect(&self, added: &Added, rows: u64) -> Result<Sealing, FsError> {
         let files = {
             let tree = self.tree.read().expect("lock");
             let mut files = Vec::new();
@@ -231,9 +290,10 @@ impl ShardFs {
         let mut sealing = Sealing {
             manifest: Manifest {
                 part: added.part.clone(),
-                rows: self.count_rows(&files)?,
+                rows,
                 committed_ms: self.clock.now_ms(),
                 files: Vec::with_capacity(files.len()),
+                copies: Vec::new(),
             },
             unsynced: Vec::new(),
             fresh: Vec::new(),
@@ -255,9 +315,14 @@ impl ShardFs {
     }
 
     /// What the engine wrote into `count.txt`. Small tables in progress may lack it: then 0.
-    fn count_rows(&self, files: &[(String, Ino, super::tree::Blob)]) -> Result<u64, FsError> {
-        let Some((_, _, blob)) = files.iter().find(|(path, _, _)| path == "count.txt") else { return Ok(0) };
-        let Some(file) = self.cache.open_file(key(blob.id), false)? else { return Ok(0) };
+    async fn count_rows(&self, dir: Ino) -> Result<u64, FsError> {
+        let found = self.tree.read().expect("lock").child(dir, "count.txt");
+        let Ok(ino) = found else { return Ok(0) };
+        let opened = match self.open(ino, false)? {
+            Opening::Ready(opened) => opened,
+            Opening::Fetch(wanted) => self.fetch(wanted).await?,
+        };
+        let Opened::Local(file) = opened else { return Ok(0) };
         let text = std::io::read_to_string(file)?;
         Ok(text.trim().parse().unwrap_or(0))
     }
@@ -315,70 +380,10 @@ impl ShardFs {
             _ => None,
         }
     }
+}
 
-    /// Commits a change together with the names that the engine has let go of before: they must never be heard of later than
-    /// what came after them. `added` may have been committed although the answer is an error: then it is let go of, too.
-    async fn commit_in_order(
-        &self,
-        ts: TableShard,
-        mut change: PartChange,
-        added: Option<PartPath>,
-    ) -> Result<(), FsError> {
-        let sync = self.sync_of(ts);
-        let _order = sync.lock().await;
-        let (parts, inodes) = {
-            let mut letting = self.letting.lock().expect("lock");
-            letting
-                .get_mut(&ts)
-                .map(|l| (std::mem::take(&mut l.parts), std::mem::take(&mut l.inodes)))
-                .unwrap_or_default()
-        };
-        change.removed.extend(parts.iter().cloned());
-        change.inodes_removed.extend(inodes.iter().cloned());
-        if change == PartChange::default() {
-            return Ok(());
-        }
-        let outcome = self.commit(ts, change).await;
-        if outcome.is_err() {
-            self.let_go(ts, |letting| {
-                letting.parts.extend(parts.into_iter().chain(added));
-                letting.inodes.extend(inodes);
-            });
-        }
-        outcome
-    }
-
-    /// Reports what the engine has let go of: first the names, then, when the catalog has heard, the bytes.
-    pub async fn flush_letting(&self) -> Result<(), FsError> {
-        let waiting: Vec<TableShard> = self.letting.lock().expect("lock").keys().copied().collect();
-        let mut outcome = Ok(());
-        for ts in waiting {
-            // Not shown here at this moment: it comes back, or another node takes it over.
-            if self.role(ts) != Some(Role::Writer) {
-                continue;
-            }
-            // Taken before the names go: what is let go of meanwhile waits for its own.
-            let blobs = self.letting.lock().expect("lock").get(&ts).map(|l| l.blobs.clone()).unwrap_or_default();
-            match self.commit_in_order(ts, PartChange::default(), None).await {
-                Ok(()) => {
-                    failpoint::reach("letting.before_remove");
-                    self.remove_local(blobs.iter().copied());
-                    self.forget_let_go(ts, &blobs);
-                }
-                Err(error) => outcome = Err(error),
-            }
-        }
-        outcome
-    }
-
-    fn forget_let_go(&self, ts: TableShard, blobs: &[BlobId]) {
-        let done: std::collections::HashSet<&BlobId> = blobs.iter().collect();
-        let mut letting = self.letting.lock().expect("lock");
-        if let Some(l) = letting.get_mut(&ts) {
-            l.blobs.retain(|blob| !done.contains(blob));
-            if l.parts.is_empty() && l.inodes.is_empty() && l.blobs.is_empty() {
-                letting.remove(&ts);
-            }
-        }
-    }
+/// Whether a directory of this name is a detached part on its way back.
+fn is_attaching(tree: &Tree, to: (Ino, &str)) -> Result<bool, FsError> {
+    let entry = tree.place(to.0)?.entry(to.1);
+    Ok(entry.is_some_and(|(_, below)| place::is_attaching(&below)))
 }

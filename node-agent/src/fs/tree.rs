@@ -92,6 +92,13 @@ pub struct Small {
     pub committed: u64,
 }
 
+impl Dir {
+    /// The entry whose name is the first.
+    pub fn first(&self) -> Option<Ino> {
+        self.children.values().next().copied()
+    }
+}
+
 /// One directory entry, as readdir wants it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
@@ -169,6 +176,16 @@ impl Tree {
             is_dir: matches!(self.nodes.get(ino).map(|n| &n.body), Some(Body::Dir(_))),
         };
         Ok(self.dir(dir)?.children.iter().map(entry).collect())
+    }
+
+    /// Directories beside `dir`, by name, at most `most` before it and as many behind it.
+    pub fn siblings(&self, dir: Ino, most: usize) -> Result<Vec<Ino>, TreeError> {
+        let own = self.dir(dir)?;
+        let beside = &self.dir(own.parent)?.children;
+        let before = beside.range(..own.name.clone()).rev().take(most);
+        let behind = beside.range(own.name.clone()..).skip(1).take(most);
+        let is_dir = |ino: &Ino| matches!(self.nodes.get(ino).map(|node| &node.body), Some(Body::Dir(_)));
+        Ok(before.chain(behind).map(|(_, ino)| *ino).filter(is_dir).collect())
     }
 
     /// What the directory's path means.

@@ -16,6 +16,7 @@ use moorhouse_catalog::{BlobId, Location, ObjectKey, PartChange, Relocation, Tab
 use uuid::Uuid;
 
 use super::pack::{Packed, PackedFile};
+use crate::controller::Backoff;
 use crate::fs::ShardFs;
 use crate::fs::error::FsError;
 use crate::limits;
@@ -119,6 +120,21 @@ impl Intent {
         }
         failpoint::reach("upload.after_release");
         Ok(())
+    }
+
+    /// Puts the object, again and again while the store is away, for at most [`limits::OBJECT_PATIENCE`].
+    pub async fn send_patiently(&self, fs: &ShardFs) -> Result<Vec<Relocation>, FsError> {
+        let mut pause = Backoff::new(limits::COMMIT_RETRY_FIRST, limits::COMMIT_RETRY_LONGEST);
+        loop {
+            match self.send(fs).await {
+                Err(error @ FsError::Unavailable(_)) if self.made.elapsed() < limits::OBJECT_PATIENCE => {
+                    tracing::warn!(ts = %self.shard, object = %self.key, %error, "a commit waits for the object store");
+                    metrics::UPLOAD_RETRIES.inc();
+                    pause.wait().await;
+                }
+                outcome => return outcome,
+            }
+        }
     }
 
     async fn send(&self, fs: &ShardFs) -> Result<Vec<Relocation>, FsError> {

@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use moorhouse_catalog::TableStorage;
 use moorhouse_catalog::parts::PartInfo;
 
 use crate::fs::settle::StagedPart;
@@ -29,6 +30,15 @@ impl From<Duration> for SettleRule {
 }
 
 impl SettleRule {
+    /// With what a table sets for itself.
+    pub fn of_table(&self, own: &TableStorage) -> Self {
+        Self {
+            age: own.settle_ms.map_or(self.age, Duration::from_millis),
+            bytes: own.settle_bytes.unwrap_or(self.bytes),
+            level: own.settle_level.unwrap_or(self.level),
+        }
+    }
+
     /// The parts of one table shard to upload now. `pressed`: staging is short of room, so everything is.
     pub fn choose(&self, parts: Vec<StagedPart>, pressed: bool) -> Vec<StagedPart> {
         if pressed {

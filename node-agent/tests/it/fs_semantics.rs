@@ -183,6 +183,17 @@ fn a_gap_in_the_changelog_is_closed_with_a_snapshot() {
 fn one_request_brings_all_small_files_of_a_part() {
     let writer = Rig::new("etl");
     writer.insert("all_1_1_0", b"stored content").unwrap();
+    upload_all(&writer);
+    let reader = Rig::beside(&writer, "bi");
+    let part = reader.dir().join("all_1_1_0");
+    assert_eq!(reader.fs.cached_blobs(), 0);
+    assert_eq!(fs::read(part.join("data.bin")).unwrap(), b"stored content");
+    assert_eq!(reader.fs.cached_blobs(), 2, "count.txt came along");
+    assert_eq!(fs::read(part.join("count.txt")).unwrap(), b"7");
+}
+
+/// Runs the uploads until the first part is stored.
+fn upload_all(writer: &Rig) {
     let stop = tokio_util::sync::CancellationToken::new();
     let uploads = moorhouse_node_agent::upload::run(writer.fs.clone(), Duration::ZERO, stop.clone());
     let uploading = writer.runtime.spawn(uploads);
@@ -197,12 +208,73 @@ fn one_request_brings_all_small_files_of_a_part() {
     }
     stop.cancel();
     writer.runtime.block_on(uploading).unwrap();
+}
+
+/// The reader knows the bytes on a node that it cannot reach; then they are stored.
+#[test]
+fn a_read_follows_moved_bytes() {
+    let writer = Rig::new("etl");
+    writer.insert("all_1_1_0", b"moved content").unwrap();
     let reader = Rig::beside(&writer, "bi");
-    let part = reader.dir().join("all_1_1_0");
-    assert_eq!(reader.fs.cached_blobs(), 0);
-    assert_eq!(fs::read(part.join("data.bin")).unwrap(), b"stored content");
-    assert_eq!(reader.fs.cached_blobs(), 2, "count.txt came along");
-    assert_eq!(fs::read(part.join("count.txt")).unwrap(), b"7");
+    let data = reader.dir().join("all_1_1_0/data.bin");
+    assert_eq!(fs::metadata(&data).unwrap().len(), 13);
+    let reading = std::thread::spawn(move || fs::read(data));
+    upload_all(&writer);
+    assert_eq!(reading.join().unwrap().unwrap(), b"moved content");
+}
+
+/// As REPLACE PARTITION FROM does: the part of one table is made of links to another's files.
+#[test]
+fn tables_of_a_shard_share_bytes() {
+    let rig = Rig::with_tables("etl", 2);
+    rig.insert("all_1_1_0", b"shared").unwrap();
+    let other = rig.dir_of(1);
+    fs::create_dir(other.join("tmp_replace_from_all_1_1_0")).unwrap();
+    for file in ["data.bin", "count.txt"] {
+        let from = rig.dir().join("all_1_1_0").join(file);
+        fs::hard_link(from, other.join("tmp_replace_from_all_1_1_0").join(file)).unwrap();
+    }
+    fs::rename(other.join("tmp_replace_from_all_1_1_0"), other.join("all_7_7_0")).unwrap();
+    let blobs = |ts| -> Vec<_> {
+        let snapshot = rig.script.snapshot(ts);
+        snapshot.parts.iter().flat_map(|m| &m.files).map(|f| (f.path.clone(), f.blob)).collect()
+    };
+    assert_eq!(blobs(rig.table), blobs(rig.tables[1]));
+    remove_part(&rig, "all_1_1_0");
+    rig.runtime.block_on(rig.fs.flush_letting()).unwrap();
+    assert!(rig.script.snapshot(rig.table).parts.is_empty());
+    assert_eq!(fs::read(other.join("all_7_7_0/data.bin")).unwrap(), b"shared");
+    let moved = fs::rename(other.join("all_7_7_0"), rig.dir().join("all_7_7_0"));
+    assert_eq!(errno(moved), Some(libc::EOPNOTSUPP), "only links go between tables");
+}
+
+#[test]
+fn names_are_replaced_exchanged_or_kept() {
+    use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+    let rig = Rig::new("etl");
+    let (a, b) = (rig.dir().join("tmp_a"), rig.dir().join("tmp_b"));
+    fs::write(&a, b"a").unwrap();
+    fs::write(&b, b"b").unwrap();
+    let rename = |flags| renameat2(AT_FDCWD, &a, AT_FDCWD, &b, flags);
+    assert_eq!(rename(RenameFlags::RENAME_NOREPLACE), Err(nix::errno::Errno::EEXIST));
+    rename(RenameFlags::RENAME_EXCHANGE).unwrap();
+    assert_eq!((fs::read(&a).unwrap(), fs::read(&b).unwrap()), (b"b".to_vec(), b"a".to_vec()));
+    rename(RenameFlags::empty()).unwrap();
+    assert_eq!((a.exists(), fs::read(&b).unwrap()), (false, b"b".to_vec()));
+}
+
+#[test]
+fn free_space_is_what_staging_may_still_take() {
+    let rig = Rig::new("etl");
+    let free = || {
+        let stats = nix::sys::statvfs::statvfs(&rig.dir()).unwrap();
+        (stats.blocks() * stats.fragment_size(), stats.blocks_available() * stats.fragment_size())
+    };
+    assert_eq!(free(), (1 << 30, 1 << 30));
+    rig.insert("all_1_1_0", &vec![7; 8 << 20]).unwrap();
+    let (total, left) = free();
+    assert_eq!(total, 1 << 30);
+    assert!((total - left).abs_diff(8 << 20) < 1 << 16, "{left} of {total} left");
 }
 
 /// An emptied table's block numbers begin again after a restart: the same name then stands for other rows.

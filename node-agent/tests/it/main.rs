@@ -1,4 +1,8 @@
 //! The agent's parts against a real kernel mount.
 
+mod cache;
 mod fs_semantics;
+mod lasting;
+mod posix;
+mod scale;
 mod scripted;

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use moorhouse_base::clock::SystemClock;
@@ -29,6 +29,7 @@ pub struct Script {
     pub fenced: AtomicBool,
     pub away: AtomicBool,
     pub content: Mutex<HashMap<TableShard, TableShardSnapshot>>,
+    asked: AtomicU64,
 }
 
 impl Script {
@@ -38,6 +39,11 @@ impl Script {
 
     pub fn snapshot(&self, ts: TableShard) -> TableShardSnapshot {
         self.content.lock().unwrap().get(&ts).cloned().unwrap_or_else(Self::empty)
+    }
+
+    /// How many snapshots have been asked for over the wire.
+    pub fn snapshots(&self) -> u64 {
+        self.asked.load(Ordering::SeqCst)
     }
 
     fn check(&self) -> Result<(), Status> {
@@ -73,7 +79,8 @@ impl Controller for Scripted {
         let change: PartChange = codec::decode(&request.change_record).unwrap();
         let mut content = self.0.content.lock().unwrap();
         let shard = content.entry(ts).or_insert_with(Script::empty);
-        shard.parts.retain(|m| !change.removed.contains(&m.part));
+        let replaced = |m: &Manifest| change.added.iter().any(|added| added.part == m.part);
+        shard.parts.retain(|m| !change.removed.contains(&m.part) && !replaced(m));
         shard.parts.extend(change.added);
         shard.inodes.retain(|i| {
             !change.inodes_removed.contains(&i.path) && !change.inodes_put.iter().any(|p| p.path == i.path)
@@ -113,6 +120,7 @@ impl Controller for Scripted {
         request: Request<wire::SnapshotRequest>,
     ) -> Result<Response<wire::SnapshotReply>, Status> {
         self.0.check()?;
+        self.0.asked.fetch_add(1, Ordering::SeqCst);
         let request = request.into_inner();
         let ts =
             TableShard { table: TableId::from_wire(&request.table).unwrap(), shard: ShardId(request.shard as u16) };
@@ -153,7 +161,9 @@ pub struct Rig {
     pub script: Arc<Script>,
     pub fs: Arc<ShardFs>,
     pub runtime: Runtime,
+    /// The first of `tables`.
     pub table: TableShard,
+    pub tables: Vec<TableShard>,
     dir: TempDir,
     mount: Option<Mount>,
 }
@@ -168,16 +178,24 @@ impl Rig {
     pub fn with(group: &str, script: Arc<Script>, table: TableShard) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let objects = dir.path().join("objects");
-        Self::make(group, script, table, dir, objects)
+        Self::make(group, script, vec![table], dir, objects)
+    }
+
+    /// A node with several tables in its one shard.
+    pub fn with_tables(group: &str, count: usize) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let objects = dir.path().join("objects");
+        let table = |_| TableShard { table: TableId::random(), shard: ShardId(0) };
+        Self::make(group, Arc::default(), (0..count).map(table).collect(), dir, objects)
     }
 
     /// A node with another's script and objects.
     pub fn beside(other: &Rig, group: &str) -> Self {
         let objects = other.dir.path().join("objects");
-        Self::make(group, other.script.clone(), other.table, tempfile::tempdir().unwrap(), objects)
+        Self::make(group, other.script.clone(), other.tables.clone(), tempfile::tempdir().unwrap(), objects)
     }
 
-    fn make(group: &str, script: Arc<Script>, table: TableShard, dir: TempDir, objects: PathBuf) -> Self {
+    fn make(group: &str, script: Arc<Script>, tables: Vec<TableShard>, dir: TempDir, objects: PathBuf) -> Self {
         let runtime = Runtime::new().unwrap();
         let node = NodeName::new(format!("{group}-0")).unwrap();
         let served = script.clone();
@@ -193,13 +211,13 @@ impl Rig {
             let (refresh, _) = mpsc::channel(16);
             let source = BlobSource::new(cache, objects, Dialer::plaintext());
             let fs = Arc::new(ShardFs::new(node.clone(), source, controller, Arc::new(SystemClock), refresh));
-            fs.apply_view(&view(&node, group, table)).unwrap();
+            fs.apply_view(&view(&node, group, &tables)).unwrap();
             let at = dir.path().join("mount");
             std::fs::create_dir(&at).unwrap();
             let mount = Mount::new(fs.clone(), &at, "test", tokio::runtime::Handle::current()).unwrap();
             (fs, mount)
         });
-        Self { script, fs, runtime, table, dir, mount: Some(mount) }
+        Self { script, fs, runtime, table: tables[0], tables, dir, mount: Some(mount) }
     }
 
     /// Whether the kernel reads local files without asking the agent.
@@ -207,9 +225,19 @@ impl Rig {
         self.mount.as_ref().is_some_and(Mount::has_passthrough)
     }
 
+    /// Where its object store has its files.
+    pub fn objects(&self) -> PathBuf {
+        self.dir.path().join("objects")
+    }
+
     /// The table shard's directory in the mount.
     pub fn dir(&self) -> PathBuf {
-        self.dir.path().join("mount").join(ShardFs::relative_path(self.table))
+        self.dir_of(0)
+    }
+
+    /// The directory of the table with this index.
+    pub fn dir_of(&self, table: usize) -> PathBuf {
+        self.dir.path().join("mount").join(ShardFs::relative_path(self.tables[table]))
     }
 
     /// Writes `tmp_insert_<name>` and renames it to `name`, as an INSERT does.
@@ -234,7 +262,7 @@ impl Drop for Rig {
     }
 }
 
-fn view(node: &NodeName, group: &str, ts: TableShard) -> NodeView {
+fn view(node: &NodeName, group: &str, tables: &[TableShard]) -> NodeView {
     let name = |name: &str| SqlName::new(name).unwrap();
     NodeView {
         revision: Revision(1),
@@ -247,22 +275,26 @@ fn view(node: &NodeName, group: &str, ts: TableShard) -> NodeView {
         node: node.clone(),
         group: GroupName::new(group).unwrap(),
         nodes: vec![],
-        assignments: vec![AssignmentView { shard: ts.shard, node: node.clone(), epoch: Epoch(1) }],
+        assignments: vec![AssignmentView { shard: tables[0].shard, node: node.clone(), epoch: Epoch(1) }],
         databases: vec![],
-        tables: vec![Table {
-            id: ts.table,
-            database: name("db"),
-            name: name("t"),
-            physical: "t_1".into(),
-            owner: GroupName::new("etl").unwrap(),
-            columns: "(`a` UInt8)".into(),
-            engine: "MergeTree".into(),
-            engine_full: "MergeTree ORDER BY a".into(),
-            comment: String::new(),
-            sharding_key: "rand()".into(),
-            state: TableState::Active,
-            ddl_seq: DdlSeq(1),
-        }],
+        tables: tables
+            .iter()
+            .map(|ts| Table {
+                id: ts.table,
+                database: name("db"),
+                name: name("t"),
+                physical: "t_1".into(),
+                owner: GroupName::new("etl").unwrap(),
+                columns: "(`a` UInt8)".into(),
+                engine: "MergeTree".into(),
+                engine_full: "MergeTree ORDER BY a".into(),
+                comment: String::new(),
+                sharding_key: "rand()".into(),
+                state: TableState::Active,
+                ddl_seq: DdlSeq(1),
+                storage: TableStorage::default(),
+            })
+            .collect(),
         ddl_seq: DdlSeq(1),
     }
 }

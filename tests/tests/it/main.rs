@@ -1,10 +1,12 @@
 //! Tests that cross crates, with real ClickHouse, etcd and S3.
 
 mod bad_input;
+mod crash;
 mod definitions;
 mod demo;
 mod documents;
 mod elasticity;
 mod examples;
+mod object_faults;
 mod operations;
 mod structure;

@@ -1,0 +1,99 @@
+//! Finds and deletes what broken uploads left in the bucket: a slow walk over its listing, page by page.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use moorhouse_base::clock::Clock;
+use moorhouse_base::failpoint;
+use moorhouse_catalog::state::orphans::ObjectUse;
+use moorhouse_catalog::{ObjectKey, minted};
+use moorhouse_objects::{Objects, ObjectsError};
+use tracing::{info, warn};
+
+use crate::error::ControllerError;
+use crate::owner::Owner;
+use crate::{limits, metrics};
+
+/// Why a walk was broken off. The next one begins anew.
+#[derive(Debug, thiserror::Error)]
+pub enum WalkError {
+    #[error(transparent)]
+    Objects(#[from] ObjectsError),
+    #[error(transparent)]
+    Controller(#[from] ControllerError),
+}
+
+/// An object of the bucket, and what the catalog made of it a moment ago.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    pub key: ObjectKey,
+    pub bytes: u64,
+    pub used: ObjectUse,
+}
+
+/// Until the controller stops.
+pub async fn run(owner: Owner, objects: Objects, clock: Arc<dyn Clock>) {
+    loop {
+        match sweep(&owner, &objects, &*clock).await {
+            Ok(0) => {}
+            Ok(deleted) => info!(deleted, "orphans of broken uploads were deleted"),
+            Err(error) => warn!(%error, "the search for orphans was broken off, trying again later"),
+        }
+        tokio::time::sleep(interval(&owner).await).await;
+    }
+}
+
+async fn interval(owner: &Owner) -> Duration {
+    let grace_ms = owner.read(|catalog| catalog.limits().orphan_grace_ms).await.unwrap_or(u64::MAX);
+    Duration::from_millis(grace_ms / 4).clamp(limits::ORPHAN_INTERVAL_SHORTEST, limits::ORPHAN_INTERVAL)
+}
+
+/// How many objects it deleted.
+async fn sweep(owner: &Owner, objects: &Objects, clock: &dyn Clock) -> Result<u64, WalkError> {
+    let mut deleted = 0;
+    let mut walk = Walk::new(objects);
+    while let Some(page) = walk.next(owner, clock).await? {
+        for orphan in page.into_iter().filter(|listed| listed.used == ObjectUse::Orphan) {
+            // From the catalog's word on, no commit can refer to it: see catalog::minted.
+            objects.delete(orphan.key.as_str()).await?;
+            info!(object = %orphan.key, bytes = orphan.bytes, "an orphan is deleted");
+            deleted += 1;
+            metrics::ORPHANS_DELETED.inc();
+            failpoint::reach("sweep.after_orphan");
+        }
+        tokio::time::sleep(limits::LIST_PAUSE).await;
+    }
+    Ok(deleted)
+}
+
+/// The parts' objects in the bucket, in the order of their keys, each page judged after it was listed.
+pub struct Walk<'a> {
+    objects: &'a Objects,
+    last: Option<String>,
+    ended: bool,
+}
+
+impl<'a> Walk<'a> {
+    pub fn new(objects: &'a Objects) -> Self {
+        Self { objects, last: None, ended: false }
+    }
+
+    /// `None` at the end.
+    pub async fn next(&mut self, owner: &Owner, clock: &dyn Clock) -> Result<Option<Vec<Listed>>, WalkError> {
+        if self.ended {
+            return Ok(None);
+        }
+        let found = self.objects.list_page(minted::PARTS_PREFIX, self.last.as_deref(), limits::LIST_PAGE).await?;
+        self.ended = found.len() < limits::LIST_PAGE;
+        self.last = found.last().map(|(key, _)| key.clone());
+        let now_ms = clock.now_ms();
+        // A key that the catalog cannot name is none of ours.
+        let named = found.into_iter().filter_map(|(key, bytes)| Some((ObjectKey::new(key).ok()?, bytes)));
+        let named: Vec<_> = named.collect();
+        let judged = owner.read(move |catalog| {
+            let judge = |(key, bytes)| Listed { used: catalog.use_of(&key, now_ms), key, bytes };
+            named.into_iter().map(judge).collect()
+        });
+        Ok(Some(judged.await?))
+    }
+}

@@ -1,0 +1,223 @@
+//! Processes that die at each step of a part's life, and volumes that are thrown away. Afterwards nothing acknowledged is
+//! lost, nothing that was not committed is visible, and catalog, bucket and staging agree.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::time::{Duration, Instant};
+
+use moorhouse_engine::SqlClient;
+use moorhouse_tests::binaries::{output, stderr, stdout};
+use moorhouse_tests::warehouse::TestWarehouse;
+use serde_json::Value;
+
+const CREATE: &str = "CREATE TABLE crash.events (id UInt64, note String) ENGINE = MergeTree ORDER BY id \
+     SETTINGS old_parts_lifetime = 1 SHARD BY id";
+/// Short, so that a test sees the end of it; long enough for an upload on a busy machine.
+const SHORT_GRACES: [(&str, &str); 2] = [("MOORHOUSE_DELETE_GRACE_MS", "6000"), ("MOORHOUSE_ORPHAN_GRACE_MS", "12000")];
+/// A failpoint is reached, a killed process is back, a sweeper has been through: each within this.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+struct Scene {
+    warehouse: TestWarehouse,
+    began: Instant,
+    next: u64,
+    acknowledged: BTreeSet<u64>,
+    /// Failed, and may have happened all the same.
+    uncertain: BTreeSet<u64>,
+}
+
+impl Scene {
+    async fn start(shape: &[&str], environment: &[(&str, &str)]) -> Self {
+        let warehouse = TestWarehouse::start_with(shape, &[], environment);
+        let scene = Self {
+            warehouse,
+            began: Instant::now(),
+            next: 0,
+            acknowledged: BTreeSet::new(),
+            uncertain: BTreeSet::new(),
+        };
+        let etl = scene.client(0);
+        etl.execute("CREATE DATABASE crash").await.expect("CREATE DATABASE");
+        etl.execute(CREATE).await.expect("CREATE TABLE");
+        scene
+    }
+
+    /// Of the group with this index.
+    fn client(&self, group: u16) -> SqlClient {
+        let port = self.warehouse.http_port(group);
+        SqlClient::new(&format!("127.0.0.1:{port}"), "admin", &self.warehouse.password)
+    }
+
+    fn say(&self, what: &str) {
+        println!("{:5.1} s  {what}", self.began.elapsed().as_secs_f64());
+    }
+
+    /// One row a statement: it is there or not.
+    async fn insert(&mut self) -> bool {
+        let id = self.next;
+        self.next += 1;
+        let done = self.client(0).execute(&format!("INSERT INTO crash.events VALUES ({id}, 'row {id}')")).await;
+        let rows = if done.is_ok() { &mut self.acknowledged } else { &mut self.uncertain };
+        rows.insert(id);
+        done.is_ok()
+    }
+
+    fn moorctl(&self, arguments: &[&str], environment: &[(&str, &str)]) {
+        let done = output(self.warehouse.home.moorctl(arguments).envs(environment.iter().copied()));
+        assert!(done.status.success(), "{arguments:?}: {}{}", stderr(&done), self.warehouse.home.logs());
+    }
+
+    fn is_alive(&self, process: &str) -> bool {
+        let pid = self.warehouse.home.pid(process);
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        // Its parent may not have looked yet: a zombie is dead.
+        stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with('Z'))
+    }
+
+    /// Lets a process run into a failpoint, under INSERTs, and starts it again.
+    async fn crash_at(&mut self, process: &str, failpoint: &str) {
+        self.moorctl(&["dev", "kill", process], &[]);
+        let mut environment = SHORT_GRACES.to_vec();
+        environment.push(("MOORHOUSE_FAILPOINT", failpoint));
+        self.moorctl(&["dev", "start", process], &environment);
+        let deadline = Instant::now() + PATIENCE;
+        let before = self.acknowledged.len();
+        while self.is_alive(process) {
+            assert!(Instant::now() < deadline, "{failpoint} is never reached{}", self.warehouse.home.logs());
+            self.insert().await;
+        }
+        self.say(&format!("{process} died at {failpoint} after {} rows", self.acknowledged.len() - before));
+        self.moorctl(&["dev", "kill", process], &[]);
+        self.moorctl(&["dev", "start", process], &SHORT_GRACES);
+        self.works_again().await;
+    }
+
+    async fn works_again(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        let etl = self.client(0);
+        while let Err(error) = etl.query("SELECT count() FROM crash.events").await {
+            assert!(Instant::now() < deadline, "no recovery: {error:?}{}", self.warehouse.home.logs());
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// What is visible is what was acknowledged and perhaps what is uncertain; each row once.
+    async fn check_rows(&self, group: u16) {
+        let found = self.client(group).query("SELECT id FROM crash.events ORDER BY id").await.expect("answers");
+        let found: Vec<u64> = found.lines().map(|line| line.parse().expect("a number")).collect();
+        let visible: BTreeSet<u64> = found.iter().copied().collect();
+        assert_eq!(visible.len(), found.len(), "a row is there twice");
+        let lost: Vec<_> = self.acknowledged.difference(&visible).collect();
+        assert!(lost.is_empty(), "acknowledged and lost: {lost:?}{}", self.warehouse.home.logs());
+        let known: BTreeSet<u64> = self.acknowledged.union(&self.uncertain).copied().collect();
+        assert!(visible.is_subset(&known), "visible and never asked for");
+    }
+
+    fn fsck(&self, arguments: &[&str]) -> (bool, Value) {
+        let asked = [&["fsck", "--output", "json"], arguments].concat();
+        let done = output(&mut self.warehouse.home.moorctl(&asked));
+        let text = stdout(&done);
+        let document = serde_json::from_str(&text).unwrap_or_else(|_| panic!("{}{text}", stderr(&done)));
+        (done.status.success(), document)
+    }
+
+    /// Until everything is stored and nothing else is in the bucket.
+    async fn becomes_clean(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let (clean, found) = self.fsck(&["--deep"]);
+            let rest = ["files_staged", "objects_fresh", "objects_doomed"].map(|what| found[what].as_u64());
+            if clean && rest == [Some(0); 3] {
+                assert!(found["bytes_read"].as_u64() > Some(0), "{found}");
+                return self.say(&format!("clean: {found}"));
+            }
+            assert!(Instant::now() < deadline, "never clean: {found:#}{}", self.warehouse.home.logs());
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crash_at_any_step_loses_nothing_and_leaves_nothing() {
+    let mut scene = Scene::start(&["--shards", "1", "--group", "etl=1", "--group", "bi=1"], &SHORT_GRACES).await;
+    for failpoint in [
+        "seal.before_sync@3",
+        "commit.before@3",
+        "commit.after@3",
+        "upload.before_put",
+        "upload.after_put",
+        "upload.after_commit",
+        "upload.after_release",
+        "letting.before_remove",
+    ] {
+        scene.crash_at("etl-0", failpoint).await;
+        scene.check_rows(0).await;
+    }
+    for failpoint in ["sweep.after_delete", "sweep.after_orphan"] {
+        // What the agent's crashes have left may be swept already.
+        let swept = scene.fsck(&[]).1["objects_fresh"].as_u64() == Some(0);
+        if failpoint == "sweep.after_orphan" && swept {
+            scene.crash_at("etl-0", "upload.after_put").await;
+        }
+        scene.crash_at("controller", failpoint).await;
+    }
+    scene.warehouse.home.kill_engine("etl-0");
+    scene.works_again().await;
+    scene.becomes_clean().await;
+    scene.check_rows(0).await;
+    scene.check_rows(1).await;
+}
+
+/// An acknowledged row outlives its writer's disk where the table asks for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_volume_loses_nothing_that_is_replicated_or_stored() {
+    // Nothing settles by itself.
+    let shape = ["--shards", "1", "--group", "etl=1", "--group", "bi=1"];
+    let mut scene = Scene::start(&shape, &[("MOORHOUSE_SETTLE_LEVEL", "4000000000")]).await;
+    scene.set_table(&["settle_ms=3600000", "durability=replicated"]).await;
+    for _ in 0..5 {
+        assert!(scene.insert().await, "{}", scene.warehouse.home.logs());
+    }
+    let (clean, found) = scene.fsck(&[]);
+    assert!(clean && found["files_staged"].as_u64() > Some(0) && found["files_stored"] == 0, "{found}");
+    scene.throw_away_volume("etl-0").await;
+    scene.check_rows(0).await;
+    scene.check_rows(1).await;
+
+    scene.set_table(&["durability=object"]).await;
+    for _ in 0..5 {
+        assert!(scene.insert().await, "{}", scene.warehouse.home.logs());
+    }
+    let (clean, found) = scene.fsck(&[]);
+    assert!(clean && found["files_stored"].as_u64() > Some(0), "{found}");
+    scene.throw_away_volume("etl-0").await;
+    scene.check_rows(0).await;
+    scene.check_rows(1).await;
+    assert!(scene.fsck(&["--deep"]).0);
+}
+
+impl Scene {
+    /// Returns when every node has the view with the new settings.
+    async fn set_table(&self, settings: &[&str]) {
+        let home = &self.warehouse.home;
+        home.run(&[&["table", "set", "crash.events"], settings].concat());
+        let revision = home.json(&["status"])["revision"].as_u64();
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let nodes = home.json(&["node", "list"]);
+            if nodes.as_array().is_some_and(|nodes| nodes.iter().all(|n| n["view_revision"].as_u64() >= revision)) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "a node stays behind: {nodes}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    async fn throw_away_volume(&self, node: &str) {
+        self.moorctl(&["dev", "kill", node], &[]);
+        fs::remove_dir_all(self.warehouse.home.path().join("nodes").join(node)).expect("it was there");
+        self.moorctl(&["dev", "start", node], &[]);
+        self.works_again().await;
+        self.say(&format!("{node} is back without its volume"));
+    }
+}
