@@ -72,11 +72,11 @@ impl<'a> Plan<'a> {
 
     pub fn push_part(&mut self, at: TableShard, path: &PartPath, new: Option<&Manifest>) {
         let old = self.catalog.shards.get(&at).and_then(|shard| shard.parts.get(path));
-        for object in old.into_iter().flat_map(|part| part.objects(at, path)) {
+        for object in old.into_iter().flat_map(|part| part.objects(at)) {
             *self.references.entry(object).or_insert(0) -= 1;
         }
         let new = new.map(|manifest| self.pack(at, manifest));
-        for object in new.iter().flat_map(|part| part.objects(at, path)) {
+        for object in new.iter().flat_map(|part| part.objects(at)) {
             *self.references.entry(object).or_insert(0) += 1;
         }
         self.push(Entry::Part(at, path.clone(), new));

@@ -61,9 +61,9 @@ impl Agent {
     }
 
     fn part(&self, table: usize, choice: usize) -> Option<Manifest> {
-        let parts = &self.world.catalog.shard(self.at(table)).expect("known").parts;
-        let chosen = parts.values().nth(choice.checked_rem(parts.len())?)?;
-        Some(Manifest::clone(chosen))
+        let at = self.at(table);
+        let parts: Vec<Manifest> = self.world.catalog.shard(at).expect("known").manifests(at).collect();
+        parts.get(choice.checked_rem(parts.len())?).cloned()
     }
 
     fn commit(&mut self, table: usize, change: PartChange) {
@@ -71,7 +71,7 @@ impl Agent {
         let assignment =
             self.world.catalog.directory().assignment(&group("etl"), ShardId(0)).expect("given out").clone();
         let incarnation = self.world.catalog.directory().nodes[&assignment.node].incarnation;
-        let commit = CommitParts { node: assignment.node, incarnation, epoch: assignment.epoch, at, change };
+        let commit = CommitParts { node: assignment.node, incarnation, epoch: assignment.epoch, at, change, token: None };
         self.world.must(Command::CommitParts(commit));
     }
 
@@ -117,18 +117,23 @@ impl Agent {
         let to = if self.holder() == node("a") { node("b") } else { node("a") };
         self.world.must(Command::BeginMove { group: group("etl"), shard: ShardId(0), to: to.clone() });
         let epoch = self.world.catalog.directory().assignment(&group("etl"), ShardId(0)).expect("given out").epoch;
-        let files = self.world.catalog.shards().values().flat_map(|shard| shard.parts.values()).flat_map(|p| &p.files);
+        let files = self.manifests().into_iter().flat_map(|part| part.files);
         let blobs = files.map(|file| file.blob).collect();
         let complete = CompleteMove { group: group("etl"), shard: ShardId(0), epoch, blobs };
         self.world.must(Command::CompleteMove(complete));
     }
 
+    /// Of tables that are not dropped.
+    fn manifests(&self) -> Vec<Manifest> {
+        let opened = |(at, shard): (TableShard, &Shard)| shard.manifests(at).collect::<Vec<_>>();
+        self.world.catalog.live_shards().flat_map(opened).collect()
+    }
+
     fn check(&self) {
-        let mut places: BTreeMap<BlobId, &Location> = BTreeMap::new();
-        let parts = self.world.catalog.shards().values().flat_map(|shard| shard.parts.values());
-        for file in parts.flat_map(|part| &part.files) {
-            let known = *places.entry(file.blob).or_insert(&file.location);
-            assert_eq!(known, &file.location, "{} is in two places", file.blob);
+        let mut places: BTreeMap<BlobId, Location> = BTreeMap::new();
+        for file in self.manifests().iter().flat_map(|part| &part.files) {
+            let known = places.entry(file.blob).or_insert(file.location.clone());
+            assert_eq!(*known, file.location, "{} is in two places", file.blob);
             match &file.location {
                 Location::Staged { node } => assert_eq!(*node, self.holder(), "left behind by a move"),
                 Location::Stored { object, .. } => {
