@@ -110,7 +110,8 @@ async fn a_leader_that_was_paused_past_its_lease_writes_nothing_when_it_wakes() 
     controllers[old].signal("-STOP");
     // The kernel takes this request, and the old leader will find it when it wakes.
     let (_, mut of_old) = client(&addresses[old..=old]);
-    let ghost = tokio::spawn(async move { of_old.create_group(CreateGroupRequest { group: "ghost".to_owned() }).await });
+    let ghost =
+        tokio::spawn(async move { of_old.create_group(CreateGroupRequest { group: "ghost".to_owned() }).await });
     let paused = Instant::now();
     create_group(&mut followers, "two").await;
     eprintln!("clients went on {:?} after the leader was paused", paused.elapsed());
