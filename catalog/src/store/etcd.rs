@@ -29,7 +29,7 @@ const MAX_BYTES: usize = 1_400_000;
 /// Records a page of a range scan: at most this many times the largest record must fit into an answer.
 const PAGE: i64 = 128;
 /// Pages grow while they stay small: a million parts would take very many round trips.
-const LARGEST_PAGE: i64 = 8_192;
+const LARGEST_PAGE: i64 = 2_048;
 const SMALL_PAGE_BYTES: usize = 1 << 20;
 const MAX_ANSWER_BYTES: usize = 512 << 20;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
