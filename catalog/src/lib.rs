@@ -4,12 +4,14 @@
 
 pub mod ids;
 pub mod records;
+pub mod trust;
 
 pub mod codec;
 pub mod packed;
 pub mod parts;
 pub mod placement;
 
+pub mod backup;
 pub mod directory;
 pub mod entry;
 pub mod invariants;
@@ -21,4 +23,5 @@ pub mod store;
 pub use ids::*;
 pub use packed::{ChangelogEntry, CommitToken, PackedPart};
 pub use records::*;
+pub use trust::*;
 pub use views::*;

@@ -70,14 +70,19 @@ impl Ddl {
         Ok(())
     }
 
-    /// From the queue to the last message of `progress`.
-    pub async fn run(&self, _place: OwnedSemaphorePermit, statement: DdlStatement, progress: Progress) {
+    /// From the queue to the last message of `progress`; answers what that said.
+    pub async fn run(
+        &self,
+        _place: OwnedSemaphorePermit,
+        statement: DdlStatement,
+        progress: Progress,
+    ) -> Result<(), String> {
         let lock = self.locks.of(&statement);
         let _turn = lock.turn().await;
         let seq = match self.owner.apply(Command::SubmitDdl(statement.clone())).await {
             Ok(Reply::Submitted(seq)) => seq,
-            Ok(other) => return send_last(&progress, DdlSeq(0), format!("internal error: {other:?}")).await,
-            Err(error) => return send_last(&progress, DdlSeq(0), error.to_string()).await,
+            Ok(other) => return send_last(&progress, DdlSeq(0), Err(format!("internal error: {other:?}"))).await,
+            Err(error) => return send_last(&progress, DdlSeq(0), Err(error.to_string())).await,
         };
         let task = Task { seq, progress };
         let result = self.carry_out(&task, statement).await;
@@ -89,7 +94,7 @@ impl Ddl {
         if let Err(error) = self.owner.apply(Command::FinishDdl { seq, outcome }).await {
             warn!(ddl_seq = seq.0, %error, "the outcome of a DDL task could not be kept");
         }
-        send_last(&task.progress, seq, result.err().unwrap_or_default()).await;
+        send_last(&task.progress, seq, result).await
     }
 
     async fn carry_out(&self, task: &Task, statement: DdlStatement) -> DdlResult {
@@ -243,7 +248,9 @@ async fn send_progress(task: &Task, done: usize, total: usize) {
     let _ = task.progress.try_send(Ok(progress));
 }
 
-async fn send_last(progress: &Progress, seq: DdlSeq, error: String) {
+async fn send_last(progress: &Progress, seq: DdlSeq, result: DdlResult) -> DdlResult {
+    let error = result.as_ref().err().cloned().unwrap_or_default();
     let last = DdlProgress { ddl_seq: seq.0, nodes_total: 0, nodes_done: 0, finished: true, error };
     let _ = progress.send(Ok(last)).await;
+    result
 }

@@ -18,6 +18,11 @@ mod ddl;
 mod moves;
 mod sweeper;
 
+mod check;
+mod restore;
+
+mod security;
+
 mod admin_service;
 mod controller_service;
 mod front;

@@ -9,6 +9,9 @@ mod commands;
 mod controller;
 mod dev;
 mod error;
+mod leader;
+mod meta;
+mod security;
 mod show;
 
 use std::process::ExitCode;

@@ -9,6 +9,7 @@ pub mod adopt;
 pub mod args;
 pub mod blobs;
 pub mod controller;
+mod enrol;
 pub mod describe;
 pub mod fs;
 pub mod limits;

@@ -10,6 +10,7 @@ mod identity;
 pub mod rules;
 
 mod authority;
+mod token;
 mod files;
 mod material;
 
@@ -32,4 +33,5 @@ pub use flags::{Scheme, TlsFlags, check_listen};
 pub use guard::{Guard, GuardLayer};
 pub use leader::{LEADER_HEADER, LeaderChannel, controller_urls, not_leader};
 pub use identity::{Identity, InvalidIdentity, Role, RoleKind};
+pub use token::{JoinToken, sha256};
 pub use material::{CA_FILE, CERTIFICATE_FILE, KEY_FILE, Material, MaterialError};
