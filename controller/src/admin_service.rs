@@ -10,10 +10,10 @@ use moorhouse_catalog::store::{KeyValue, Store};
 use moorhouse_catalog::{GroupName, Location, Manifest, NodeName, PackedPart, PartPath, SqlName, Table, TableShard};
 use moorhouse_proto::admin_server::Admin;
 use moorhouse_proto::{
-    BackupChunk, BackupMetaRequest, CheckMetaReply, CheckMetaRequest, CreateGroupReply, CreateGroupRequest, DrainNodeRequest, GroupStatus, ListMovesReply, ListMovesRequest,
-    ListNodesReply, ListNodesRequest, ListPartsReply, ListPartsRequest, ListShardsReply, ListShardsRequest,
-    MoveProgress, NodeInfo, PartInfo, RebalanceRequest, RemoveNodeReply, RemoveNodeRequest, ShardInfo, StatusReply,
-    StatusRequest,
+    BackupChunk, BackupMetaRequest, CheckMetaReply, CheckMetaRequest, CreateGroupReply, CreateGroupRequest,
+    DrainNodeRequest, GroupStatus, ListMovesReply, ListMovesRequest, ListNodesReply, ListNodesRequest, ListPartsReply,
+    ListPartsRequest, ListShardsReply, ListShardsRequest, MoveProgress, NodeInfo, PartInfo, RebalanceRequest,
+    RemoveNodeReply, RemoveNodeRequest, ShardInfo, StatusReply, StatusRequest,
 };
 use moorhouse_security::Callers;
 use tokio::sync::mpsc;

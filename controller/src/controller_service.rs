@@ -14,9 +14,9 @@ use moorhouse_catalog::{
 };
 use moorhouse_proto::controller_server::Controller;
 use moorhouse_proto::{
-    ChangelogUpdate, ChangesReply, ChangesRequest, CommitPartsReply, CommitPartsRequest, DdlProgress, Heartbeat, ListStagedReply, ListStagedRequest,
-    RegisterReply, RegisterRequest, SnapshotReply, SnapshotRequest, SubmitDdlRequest, ViewUpdate,
-    WatchChangelogRequest, WatchClusterRequest,
+    ChangelogUpdate, ChangesReply, ChangesRequest, CommitPartsReply, CommitPartsRequest, DdlProgress, Heartbeat,
+    ListStagedReply, ListStagedRequest, RegisterReply, RegisterRequest, SnapshotReply, SnapshotRequest,
+    SubmitDdlRequest, ViewUpdate, WatchChangelogRequest, WatchClusterRequest,
 };
 use moorhouse_security::{Caller, Callers, Who};
 use tokio::sync::broadcast::error::RecvError;

@@ -34,8 +34,8 @@ use crate::ddl::Ddl;
 use crate::front::{Front, Role, follow_leader};
 use crate::limits;
 use crate::moves::Mover;
-use crate::security::{Audit, EnrolmentService, Issuer, SecurityService};
 use crate::owner::{self, Owner, OwnerEnd, OwnerLoop, OwnerSetup};
+use crate::security::{Audit, EnrolmentService, Issuer, SecurityService};
 use crate::{restore, sweeper};
 
 /// Why the controller did not start; one line, with the remedy. Exit code 2.
@@ -269,15 +269,19 @@ fn routes(config: &Config, services: Services, tasks: &TaskGroup) -> Routes {
         audit: audit.clone(),
     };
     let objects = config.objects.to_string();
-    let security = SecurityService {
-        owner: owner.clone(),
-        audit: audit.clone(),
-        callers,
-        issuer: issuer.clone(),
-        clock,
-    };
+    let security =
+        SecurityService { owner: owner.clone(), audit: audit.clone(), callers, issuer: issuer.clone(), clock };
     let enrolment = EnrolmentService { owner: owner.clone(), audit: audit.clone(), callers, issuer };
-    let admin = AdminService { owner, mover, callers, audit, tasks: tasks.clone(), store: store.describe(), durable: store, objects };
+    let admin = AdminService {
+        owner,
+        mover,
+        callers,
+        audit,
+        tasks: tasks.clone(),
+        store: store.describe(),
+        durable: store,
+        objects,
+    };
     Routes::new(ControllerServer::new(controller).max_decoding_message_size(limits::MESSAGE_BYTES))
         .add_service(AdminServer::new(admin))
         .add_service(SecurityServer::new(security))

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use moorhouse_proto::admin_client::AdminClient;
+use moorhouse_proto::security_client::SecurityClient;
 use moorhouse_proto::{
     DrainNodeRequest, ListMovesRequest, ListNodesRequest, ListPartsRequest, ListShardsRequest, MoveInfo, MoveProgress,
     NodeInfo, PartInfo, RebalanceRequest, RemoveNodeRequest, ShardInfo, StatusReply, StatusRequest,
 };
-use moorhouse_proto::security_client::SecurityClient;
 use moorhouse_security::{Credentials, Dialer, Expected, TlsFlags};
 use tonic::transport::Channel;
 use tonic::{Code, Status, Streaming};

@@ -4,9 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Subcommand;
-use moorhouse_proto::{
-    CreateJoinTokenRequest, ListAuditRequest, ListJoinTokensRequest, RevokeJoinTokenRequest,
-};
+use moorhouse_proto::{CreateJoinTokenRequest, ListAuditRequest, ListJoinTokensRequest, RevokeJoinTokenRequest};
 use moorhouse_security::{
     Authority, AuthorityError, CA_FILE, CERTIFICATE_FILE, Identity, KEY_FILE, Lifetime, RoleKind, write_private,
 };
@@ -98,9 +96,7 @@ pub fn init(dir: &Path, warehouse: &str) -> Result<(), CtlError> {
 pub fn issue(ca: &Path, dir: &Path, role: RoleKind, name: &str, lifetime: Lifetime) -> Result<Identity, CtlError> {
     let authority = Authority::open(ca).map_err(|error| match error {
         AuthorityError::Read { .. } => CtlError::bad_input(error.to_string(), "make one: moorctl cert init DIR"),
-        AuthorityError::Bad(_) | AuthorityError::Request(_) => {
-            CtlError::bad_input(error.to_string(), "correct --ca")
-        }
+        AuthorityError::Bad(_) | AuthorityError::Request(_) => CtlError::bad_input(error.to_string(), "correct --ca"),
     })?;
     let warehouse = authority.warehouse().unwrap_or_else(|| "moorhouse".to_owned());
     let identity = Identity::new(&warehouse, role, name)
@@ -165,8 +161,7 @@ pub async fn audit(controller: &mut Controller, since: Option<Lifetime>, last: u
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let since_ms = since.map_or(0, |since| now.saturating_sub(since.0).as_millis() as u64);
     let request = ListAuditRequest { since_ms, at_most: last };
-    let mut listing =
-        Listing::new(&["seq", "at", "identity", "user", "from", "action", "target", "outcome", "error"]);
+    let mut listing = Listing::new(&["seq", "at", "identity", "user", "from", "action", "target", "outcome", "error"]);
     for entry in controller.security.list_audit(request).await.map_err(in_words)?.into_inner().entries {
         listing.push([
             json!(entry.seq),

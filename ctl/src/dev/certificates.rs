@@ -25,9 +25,8 @@ pub fn prepare(dir: &DevDir, state: &DevState, holder: &str) -> Result<(), CtlEr
         init(&ca, WAREHOUSE)?;
     }
     let own = dir.certificates(holder);
-    let lasts = |material: Material| {
-        material.expires.duration_since(SystemTime::now()).is_ok_and(|left| left > RENEW_BEFORE)
-    };
+    let lasts =
+        |material: Material| material.expires.duration_since(SystemTime::now()).is_ok_and(|left| left > RENEW_BEFORE);
     if Material::read(&own).is_ok_and(lasts) {
         return Ok(());
     }

@@ -30,7 +30,9 @@ pub async fn add(dir: &Path, group: &str, name: Option<String>, wait: bool) -> R
     }
     let name = name.unwrap_or_else(|| state.free_name(group));
     check_name(&name).map_err(|problem| CtlError::bad_input(problem, "choose another --name"))?;
-    if state.nodes.iter().any(|node| node.name == name) || [plan::CONTROLLER, plan::GATEWAY, ADMIN_USER, AUTHORITY].contains(&name.as_str()) {
+    if state.nodes.iter().any(|node| node.name == name)
+        || [plan::CONTROLLER, plan::GATEWAY, ADMIN_USER, AUTHORITY].contains(&name.as_str())
+    {
         return Err(CtlError::bad_input(format!("the name '{name}' is taken"), "choose another --name"));
     }
     let lock = dir.lock()?;
