@@ -23,6 +23,9 @@ struct Args {
     /// One seed, in this process, with its last events.
     #[arg(long, conflicts_with_all = ["seeds", "from"])]
     seed: Option<u64>,
+    /// With `--seed`: its last events also if it breaks no rule.
+    #[arg(long, requires = "seed")]
+    events: bool,
     /// Processes at once.
     #[arg(long, default_value_t = 2)]
     jobs: usize,
@@ -44,12 +47,12 @@ pub unsafe extern "C" fn getrandom(buffer: *mut c_void, length: usize, _flags: u
 fn main() -> ExitCode {
     let args = Args::parse();
     match args.seed {
-        Some(seed) => one(seed),
+        Some(seed) => one(seed, args.events),
         None => many(&args),
     }
 }
 
-fn one(seed: u64) -> ExitCode {
+fn one(seed: u64, show: bool) -> ExitCode {
     entropy::seed(seed);
     if std::env::var_os("MOORHOUSE_LOG").is_some() {
         moorhouse_base::telemetry::init_logs();
@@ -63,10 +66,12 @@ fn one(seed: u64) -> ExitCode {
     };
     let run::Outcome { hash, events, commits, violation, last_events, .. } = outcome;
     println!("seed {seed} hash {hash:016x} events {events} commits {commits}");
+    if show || violation.is_some() {
+        last_events.iter().for_each(|event| println!("{event}"));
+    }
     match violation {
         None => ExitCode::SUCCESS,
         Some(violation) => {
-            last_events.iter().for_each(|event| println!("{event}"));
             println!("seed {seed} breaks a rule: {violation}");
             println!("again: moorhouse-simulate --seed {seed}");
             ExitCode::FAILURE

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use crate::history::{Checker, Event, Holder, Names, Transaction, Violation};
 
 /// Events that are kept to be shown with a violation.
-const SHOWN: usize = 60;
+const SHOWN: usize = 300;
 /// Letters of an event that are shown.
 const LETTERS: usize = 600;
 

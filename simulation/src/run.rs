@@ -158,7 +158,7 @@ impl World {
             let leaves = self.chance.pick(&WRITERS).copied().unwrap_or(WRITERS[0]);
             self.add("operator", Box::pin(user::drain(node(leaves), after, around)))?;
         }
-        self.pass(1_000)?;
+        self.pass(3_000)?;
         let weather =
             Weather { lost: self.chance.below(30), doubled: self.chance.below(60), slow: self.chance.below(60) };
         self.around.network.set_weather(weather);
