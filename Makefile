@@ -2,9 +2,11 @@
 export CARGO_BUILD_JOBS ?= 2
 DEMO_ARGS ?=
 BENCH_ARGS ?=
+SEEDS ?= 10000
+FROM ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-tests build check test demo bench bench-fs clean
+.PHONY: help setup setup-tests build check test simulate demo bench bench-fs clean
 
 help: ## Lists these commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -25,6 +27,9 @@ check: ## Formatting, lints and documentation, warnings being errors
 
 test: setup-tests build ## Runs every test, with real etcd, S3 and ClickHouse
 	cargo test --workspace
+
+simulate: ## Runs SEEDS=n simulations of the metadata plane, from seed FROM=n
+	cargo run --release -p moorhouse-simulation --bin moorhouse-simulate -- --seeds $(SEEDS) --from $(FROM)
 
 demo: setup build ## Runs the whole system on TPC-H; KEEP=1 leaves it running
 	target/debug/moorhouse-demo $(if $(KEEP),--keep) $(DEMO_ARGS)

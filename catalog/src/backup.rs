@@ -117,7 +117,8 @@ mod tests {
     #[test]
     fn what_is_written_is_read() {
         for records in [&[][..], &[("a", "1"), ("b/\u{fc}", "")]] {
-            let expected: Vec<KeyValue> = records.iter().map(|(k, v)| (k.as_bytes().into(), v.as_bytes().into())).collect();
+            let expected: Vec<KeyValue> =
+                records.iter().map(|(k, v)| (k.as_bytes().into(), v.as_bytes().into())).collect();
             assert_eq!(read(&backup(records)), Ok(expected));
         }
     }

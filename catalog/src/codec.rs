@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 
 use crate::ids::{Revision, Version};
 use crate::records::{Assignment, Database, DdlStatement, DdlTask, DoomedObject, Group, LeavingTable, Node, Table, Warehouse};
+use crate::trust::{AuditRecord, JoinToken};
 use crate::views::{ClusterView, NodeView};
 
 /// JSON follows.
@@ -72,6 +73,8 @@ json_records!(
     DdlTask,
     DoomedObject,
     LeavingTable,
+    JoinToken,
+    AuditRecord,
     Version,
     Revision,
     NodeView,

@@ -16,6 +16,7 @@ use crate::packed::{ChangelogEntry, Layout, LayoutNumber, Layouts, PackedPart};
 use crate::records::{
     Assignment, Database, DdlTask, DoomedObject, Group, Inode, LeavingTable, Node, Table, Warehouse,
 };
+use crate::trust::{AuditRecord, AuditSeq, JoinToken, TokenHash};
 
 /// One write for a store.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +51,8 @@ pub enum Entry {
     Inode(TableShard, FilePath, Option<Inode>),
     Change(TableShard, Version, Option<Arc<ChangelogEntry>>),
     Doomed(ObjectKey, Option<DoomedObject>),
+    Token(TokenHash, Option<JoinToken>),
+    Audit(AuditSeq, Option<AuditRecord>),
 }
 
 /// Why a stored record cannot be read. The catalog is never loaded without it.
@@ -81,6 +84,8 @@ impl Entry {
             Self::Inode(at, path, _) => format!("inode/{}/{path}", place(at)),
             Self::Change(at, version, _) => format!("change/{}/{:020}", place(at), version.0),
             Self::Doomed(object, _) => format!("doomed/{object}"),
+            Self::Token(hash, _) => format!("token/{hash}"),
+            Self::Audit(seq, _) => format!("audit/{:020}", seq.0),
         }
         .into_bytes()
     }
@@ -103,6 +108,8 @@ impl Entry {
             Self::Inode(_, _, record) => record.as_ref().map(codec::encode),
             Self::Change(_, _, record) => record.as_deref().map(codec::encode),
             Self::Doomed(_, record) => record.as_ref().map(codec::encode),
+            Self::Token(_, record) => record.as_ref().map(codec::encode),
+            Self::Audit(_, record) => record.as_ref().map(codec::encode),
         }
     }
 
@@ -160,6 +167,8 @@ impl Entry {
                 let version = Version(version.parse().map_err(|_| unknown())?);
                 Self::Change(at, version, record(&text, value)?.map(Arc::new))
             }
+            "token" => Self::Token(TokenHash::new(rest).ok_or_else(unknown)?, record(&text, value)?),
+            "audit" => Self::Audit(AuditSeq(rest.parse().map_err(|_| unknown())?), record(&text, value)?),
             "doomed" => Self::Doomed(ObjectKey::new(rest).map_err(bad_key)?, record(&text, value)?),
             _ => return Err(unknown()),
         })

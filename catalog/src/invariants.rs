@@ -10,6 +10,7 @@ use crate::ids::{ObjectKey, PartPath, TableShard, Version};
 use crate::parts::{self, PartInfo};
 use crate::records::{Location, Manifest};
 use crate::state::{Catalog, Shard};
+use crate::trust::{AuditOutcome, TokenState};
 
 /// A bug: the command would have broken this.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -27,6 +28,8 @@ pub fn check_touched(catalog: &Catalog, before: &[Entry], after: &[Entry]) -> Ch
     for (old, new) in before.iter().zip(after) {
         epoch_never_goes_back(old, new)?;
         revision_never_goes_back(old, new)?;
+        token_is_used_once(old, new)?;
+        audit_outcome_is_final(old, new)?;
         match new {
             Entry::Part(at, path, part) => {
                 let partitions = shards.entry(*at).or_default();
@@ -67,23 +70,54 @@ pub fn check_touched(catalog: &Catalog, before: &[Entry], after: &[Entry]) -> Ch
     Ok(())
 }
 
-/// Every predicate that needs no earlier state, over everything.
+/// Every predicate that needs no earlier state, over everything: the first that does not hold.
 pub fn check_all(catalog: &Catalog) -> Check {
-    for assignment in catalog.directory().assignments.values() {
-        assigned_to_node_of_group(catalog, assignment)?;
+    violations(catalog).into_iter().next().map_or(Ok(()), Err)
+}
+
+/// Every place where the whole state breaks a predicate; at most [`VIOLATIONS`].
+pub fn violations(catalog: &Catalog) -> Vec<Violation> {
+    let directory = catalog.directory();
+    let assignments = directory.assignments.values().map(|assignment| assigned_to_node_of_group(catalog, assignment));
+    let nodes = directory.nodes.values().map(|node| {
+        hold("node_is_of_a_group", directory.groups.contains_key(&node.group), || format!("{node:?}"))
+    });
+    let tables = directory.tables.values().map(|table| table_has_its_place(directory, table));
+    let shards = catalog.shards().iter().flat_map(|(at, shard)| shard_violations(catalog, *at, shard));
+    let doomed = catalog.doomed().keys().map(|object| doomed_is_not_referenced(catalog, object));
+    let checks = assignments.chain(nodes).chain(tables).chain(doomed).filter_map(Result::err);
+    checks.chain(shards).take(VIOLATIONS).collect()
+}
+
+/// A broken store breaks one predicate in very many places.
+const VIOLATIONS: usize = 1_000;
+
+fn shard_violations(catalog: &Catalog, at: TableShard, shard: &Shard) -> Vec<Violation> {
+    let mut checks = Vec::new();
+    let shards = catalog.directory().warehouse.as_ref().map(|warehouse| warehouse.shards);
+    checks.push(hold("shard_is_of_the_warehouse", shards.is_some_and(|s| s.contains(at.shard)), || at.to_string()));
+    if catalog.live_shard(at).is_some() {
+        checks.push(changelog_has_no_gap(at, shard));
+        checks.push(active_parts_are_disjoint(at, shard.parts.keys()));
+    } else {
+        checks.push(hold("dropped_table_leaves_nothing", catalog.is_known(at.table), || at.to_string()));
     }
-    for (at, shard) in catalog.shards() {
-        if catalog.live_shard(*at).is_some() {
-            changelog_has_no_gap(*at, shard)?;
-            active_parts_are_disjoint(*at, shard.parts.keys())?;
-        }
-        for part in shard.manifests(*at) {
-            dropped_table_leaves_no_part(catalog, *at, &part.part)?;
-            staged_on_known_node(catalog, *at, &part)?;
-            stored_is_not_doomed(catalog, *at, &part)?;
-        }
+    for part in shard.manifests(at) {
+        checks.push(dropped_table_leaves_no_part(catalog, at, &part.part));
+        checks.push(staged_on_known_node(catalog, at, &part));
+        checks.push(stored_is_not_doomed(catalog, at, &part));
     }
-    Ok(())
+    checks.into_iter().filter_map(Result::err).collect()
+}
+
+/// In a database, of a group, and the only one of its names.
+fn table_has_its_place(directory: &crate::directory::Directory, table: &crate::records::Table) -> Check {
+    let placed = directory.databases.contains_key(&table.database) && directory.groups.contains_key(&table.owner);
+    let same = |other: &&crate::records::Table| {
+        other.physical == table.physical || (other.database == table.database && other.name == table.name)
+    };
+    let alone = directory.tables.values().filter(same).count() == 1;
+    hold("table_has_its_place", placed && alone, || format!("{} ({}.{})", table.id, table.database, table.name))
 }
 
 fn hold(invariant: &'static str, holds: bool, detail: impl FnOnce() -> String) -> Check {
@@ -106,6 +140,22 @@ fn version_never_goes_back(catalog: &Catalog, before: &Entry, after: &Entry) -> 
     let (Entry::Version(at, old), Entry::Version(_, new)) = (before, after) else { return Ok(()) };
     let forward = new > old || !catalog.directory().tables.contains_key(&at.table);
     hold("version_never_goes_back", forward, || format!("{at}: {old:?} becomes {new:?}"))
+}
+
+fn token_is_used_once(before: &Entry, after: &Entry) -> Check {
+    let (Entry::Token(_, Some(old)), Entry::Token(_, Some(new))) = (before, after) else { return Ok(()) };
+    let forward = match (&old.state, &new.state) {
+        (TokenState::Open, _) | (_, TokenState::Revoked) => true,
+        (TokenState::Used { .. }, state) => *state == old.state,
+        (TokenState::Revoked, _) => false,
+    };
+    hold("token_is_used_once", forward, || format!("{old:?} becomes {new:?}"))
+}
+
+fn audit_outcome_is_final(before: &Entry, after: &Entry) -> Check {
+    let (Entry::Audit(_, Some(old)), Entry::Audit(_, Some(new))) = (before, after) else { return Ok(()) };
+    let same = old.deed == new.deed && old.at_ms == new.at_ms && old.outcome == AuditOutcome::Running;
+    hold("audit_outcome_is_final", same, || format!("{old:?} becomes {new:?}"))
 }
 
 /// The map's key makes the assignment of a (group, shard) the only one; this makes it a sensible one.

@@ -5,6 +5,7 @@
 pub mod ids;
 pub mod records;
 pub mod storage;
+pub mod trust;
 
 pub mod codec;
 pub mod minted;
@@ -12,6 +13,7 @@ pub mod packed;
 pub mod parts;
 pub mod placement;
 
+pub mod backup;
 pub mod directory;
 pub mod entry;
 pub mod invariants;
@@ -24,4 +26,5 @@ pub use ids::*;
 pub use packed::{ChangelogEntry, CommitToken, PackedPart};
 pub use records::*;
 pub use storage::*;
+pub use trust::*;
 pub use views::*;

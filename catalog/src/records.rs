@@ -3,6 +3,7 @@
 //! Written and sent through [`crate::codec`]. Liveness of nodes is *not* stored: it lives in the leader's memory and is
 //! rebuilt from heartbeats.
 
+use moorhouse_base::secret::Secret;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{
@@ -19,9 +20,9 @@ pub struct Warehouse {
     /// Where the objects are; agents must be started with the same place (the bucket's own marker proves it).
     pub objects_url: String,
     /// Shared by all engines as the cluster's `<secret>`.
-    pub cluster_secret: String,
+    pub cluster_secret: Secret,
     /// Password of the agents' own administrative user on every engine.
-    pub engine_admin_password: String,
+    pub engine_admin_password: Secret,
     pub users: Vec<User>,
 }
 
@@ -29,7 +30,7 @@ pub struct Warehouse {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct User {
     pub name: String,
-    pub password_sha256_hex: String,
+    pub password_sha256_hex: Secret,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

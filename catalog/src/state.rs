@@ -13,6 +13,7 @@ mod ddl;
 mod moves;
 pub mod orphans;
 mod plan;
+mod trust;
 #[cfg(test)]
 mod tests;
 
@@ -31,7 +32,10 @@ use crate::ids::{
 use crate::invariants;
 use crate::packed::{self, ChangelogEntry, Layouts, PackedPart};
 use crate::records::{DdlTask, DoomedObject, FileEntry, Inode, LeavingTable, Location, Manifest, PartChange};
+use crate::trust::{AuditRecord, AuditSeq, JoinToken, TokenHash};
 use plan::Plan;
+
+const DAY_MS: u64 = 86_400_000;
 
 /// Bounds that the state keeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,7 +46,8 @@ pub struct Limits {
     pub ddl_kept: usize,
     /// One encoded record. Below etcd's request limit, so that every record fits into some transaction.
     pub record_bytes: usize,
-    /// Writes of one step of removing a dropped table: what etcd takes in one transaction, with room for others.
+    /// Writes of one step of removing a dropped table: half of what etcd takes in one transaction, so that a group commit
+    /// that it joins stays one.
     pub drop_step: usize,
     /// Sets of file names that the parts of a table share; further ones stand in the parts themselves.
     pub layouts_a_table: u32,
@@ -50,6 +55,13 @@ pub struct Limits {
     pub delete_grace_ms: u64,
     /// How long an object may lie in the bucket before anything refers to it: see [`crate::minted`].
     pub orphan_grace_ms: u64,
+    /// Join tokens kept, used and expired ones included.
+    pub tokens: usize,
+    /// How long a token is kept after it has expired: so long its node's name is not given to another.
+    pub token_kept_ms: u64,
+    /// Audit records kept, and how long.
+    pub audit_kept: usize,
+    pub audit_kept_ms: u64,
 }
 
 impl Default for Limits {
@@ -58,10 +70,14 @@ impl Default for Limits {
             changes_kept: 128,
             ddl_kept: 1_000,
             record_bytes: 1 << 20,
-            drop_step: 96,
+            drop_step: 56,
             layouts_a_table: 64,
             delete_grace_ms: 3_600_000,
             orphan_grace_ms: 7_200_000,
+            tokens: 10_000,
+            token_kept_ms: 30 * DAY_MS,
+            audit_kept: 10_000,
+            audit_kept_ms: 90 * DAY_MS,
         }
     }
 }
@@ -120,6 +136,19 @@ pub struct Applied {
     pub writes: Vec<Write>,
     /// New changelog entries, for those who watch.
     pub changes: Vec<(TableShard, Version, Arc<PartChange>)>,
+    /// What [`Catalog::undo`] takes if the writes are certain not to have happened.
+    pub undo: Undo,
+}
+
+/// How the state was before some commands.
+#[derive(Debug, Default)]
+pub struct Undo(Vec<Entry>);
+
+impl Undo {
+    /// Takes in that of a later command.
+    pub fn extend(&mut self, later: Undo) {
+        self.0.extend(later.0);
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -132,6 +161,8 @@ pub struct Catalog {
     layouts: Layouts,
     shards: BTreeMap<TableShard, Shard>,
     doomed: BTreeMap<ObjectKey, DoomedObject>,
+    tokens: BTreeMap<TokenHash, JoinToken>,
+    audit: BTreeMap<AuditSeq, AuditRecord>,
     /// References from parts to each object. Not stored: counted while loading.
     references: References,
     /// The parts that have each staged blob, of whatever table: tables of a shard share blobs after REPLACE PARTITION and its
@@ -149,6 +180,8 @@ impl Catalog {
             layouts: Layouts::default(),
             shards: BTreeMap::new(),
             doomed: BTreeMap::new(),
+            tokens: BTreeMap::new(),
+            audit: BTreeMap::new(),
             references: References::default(),
             staged: BTreeMap::new(),
         }
@@ -181,7 +214,12 @@ impl Catalog {
             before.into_iter().rev().for_each(|entry| drop(self.set(entry)));
             return Err(violation.into());
         }
-        Ok(Applied { reply, writes, changes })
+        Ok(Applied { reply, writes, changes, undo: Undo(before) })
+    }
+
+    /// Takes back the newest commands: none may have come after them.
+    pub fn undo(&mut self, undo: Undo) {
+        undo.0.into_iter().rev().for_each(|entry| drop(self.set(entry)));
     }
 
     fn plan(&self, command: Command, now_ms: u64) -> Result<Plan<'_>, CatalogError> {
@@ -209,6 +247,13 @@ impl Catalog {
             Command::CancelMove { group, shard } => plan.cancel_move(group, shard),
             Command::CompleteMove(complete) => plan.complete_move(complete),
             Command::ForgetDoomed(objects) => plan.forget_doomed(objects),
+            Command::CreateJoinToken { hash, group, expires_ms } => plan.create_join_token(hash, group, expires_ms),
+            Command::UseJoinToken { hash, node, group, request_sha256 } => {
+                plan.use_join_token(hash, node, group, request_sha256)
+            }
+            Command::RevokeJoinToken(hash) => plan.revoke_join_token(hash),
+            Command::BeginAudit(deed) => plan.begin_audit(deed),
+            Command::FinishAudit { seq, outcome } => plan.finish_audit(seq, outcome),
         }
     }
 
@@ -273,6 +318,14 @@ impl Catalog {
             Entry::Doomed(key, new) => {
                 let old = put(&mut self.doomed, key.clone(), new);
                 Entry::Doomed(key, old)
+            }
+            Entry::Token(key, new) => {
+                let old = put(&mut self.tokens, key.clone(), new);
+                Entry::Token(key, old)
+            }
+            Entry::Audit(key, new) => {
+                let old = put(&mut self.audit, key, new);
+                Entry::Audit(key, old)
             }
             Entry::Version(..) | Entry::Part(..) | Entry::Inode(..) | Entry::Change(..) => self.set_in_shard(entry),
         }
@@ -386,6 +439,15 @@ impl Catalog {
 
     pub fn doomed(&self) -> &BTreeMap<ObjectKey, DoomedObject> {
         &self.doomed
+    }
+
+    pub fn tokens(&self) -> &BTreeMap<TokenHash, JoinToken> {
+        &self.tokens
+    }
+
+    /// What was changed, oldest first.
+    pub fn audit(&self) -> &BTreeMap<AuditSeq, AuditRecord> {
+        &self.audit
     }
 
     pub fn ddl(&self) -> &BTreeMap<DdlSeq, DdlTask> {

@@ -1,5 +1,6 @@
 //! What the controller shows of the catalog: to an agent, and to a gateway. Derived, never stored.
 
+use moorhouse_base::secret::Secret;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{DdlSeq, Epoch, GroupName, NodeName, Revision, ShardCount, ShardId, SqlName, WarehouseId};
@@ -12,8 +13,8 @@ pub struct NodeView {
     pub warehouse: WarehouseId,
     pub shards: ShardCount,
     pub objects_url: String,
-    pub cluster_secret: String,
-    pub engine_admin_password: String,
+    pub cluster_secret: Secret,
+    pub engine_admin_password: Secret,
     pub users: Vec<User>,
     /// The reader of this view.
     pub node: NodeName,

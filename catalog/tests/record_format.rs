@@ -5,6 +5,7 @@
 //! they lie in a store. `packed_format.txt` has the packed ones, values in hex. Changing a line breaks existing warehouses;
 //! new fields take a default and appear in new lines.
 
+use moorhouse_base::secret::Secret;
 use moorhouse_catalog::entry::{Entry, Write};
 use moorhouse_catalog::packed::Layouts;
 use moorhouse_catalog::state::{Catalog, Command, CommitParts, Limits};
@@ -43,9 +44,9 @@ fn cluster() -> Vec<Entry> {
         id: WarehouseId(id(1)),
         shards: ShardCount::new(8).expect("valid"),
         objects_url: "s3://bucket/prefix?region=x".to_owned(),
-        cluster_secret: "secret".to_owned(),
-        engine_admin_password: "password".to_owned(),
-        users: vec![User { name: "admin".to_owned(), password_sha256_hex: "ab".to_owned() }],
+        cluster_secret: Secret::new("secret"),
+        engine_admin_password: Secret::new("password"),
+        users: vec![User { name: "admin".to_owned(), password_sha256_hex: Secret::new("ab") }],
     };
     let record = Node {
         name: node.clone(),
@@ -140,6 +141,35 @@ fn change() -> PartChange {
     }
 }
 
+fn trust() -> Vec<Entry> {
+    let hash = TokenHash::new("ab".repeat(32)).expect("a hash");
+    let node = NodeName::new("etl-7").expect("valid");
+    let token = |state| {
+        let group = GroupName::new("etl").expect("valid");
+        let token = JoinToken { hash: hash.clone(), group, created_ms: 1, expires_ms: 2, state };
+        Entry::Token(hash.clone(), Some(token))
+    };
+    let audit = |seq, user: Option<&str>, outcome| {
+        let text = str::to_owned;
+        let deed = Deed {
+            identity: text("gateway/edge"),
+            user: user.map(text),
+            from: text("10.0.0.1:5"),
+            action: text("drop_table"),
+            target: text("sales.orders"),
+        };
+        Entry::Audit(AuditSeq(seq), Some(AuditRecord { seq: AuditSeq(seq), at_ms: 3, deed, outcome }))
+    };
+    vec![
+        token(TokenState::Open),
+        token(TokenState::Used { node, request_sha256: "cd".repeat(32) }),
+        token(TokenState::Revoked),
+        audit(1, Some("ada"), AuditOutcome::Running),
+        audit(2, None, AuditOutcome::Done),
+        audit(3, None, AuditOutcome::Failed { error: "Code: 60".to_owned() }),
+    ]
+}
+
 fn small() -> Vec<Entry> {
     let object = ObjectKey::new("parts/7/0003/x").expect("valid");
     vec![
@@ -175,7 +205,7 @@ fn records_are_written_as_ever() {
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("keys and records are text");
         format!("{} {}", text(entry.key()), text(entry.value().expect("present")))
     };
-    let written: Vec<String> = [cluster(), tables(), small()].concat().iter().map(line).collect();
+    let written: Vec<String> = [cluster(), tables(), small(), trust()].concat().iter().map(line).collect();
     let known: Vec<&str> = GOLDEN.lines().collect();
     let missing: Vec<&String> = written.iter().filter(|line| !known.contains(&line.as_str())).collect();
     assert!(missing.is_empty(), "the format has changed; if that is meant, the file is to have:\n{missing:#?}");
@@ -183,7 +213,8 @@ fn records_are_written_as_ever() {
 
 #[test]
 fn records_of_older_builds_are_read() {
-    let entries: Vec<Entry> = [cluster(), tables(), small()].concat();
+    let audit = trust().split_off(3);
+    let entries: Vec<Entry> = [cluster(), tables(), small(), audit].concat();
     for entry in entries.iter().filter(|entry| !matches!(entry, Entry::Table(..))) {
         let key = String::from_utf8(entry.key()).expect("text");
         assert_eq!(Entry::read(&entry.key(), &golden(&key), &Layouts::default()).expect(&key), *entry);

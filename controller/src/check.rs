@@ -17,9 +17,5 @@ pub fn check(records: &[KeyValue]) -> CheckMetaReply {
     };
     let violations: Vec<(String, String)> = violations;
     let violation = |(invariant, detail)| MetaViolation { invariant, detail };
-    CheckMetaReply {
-        records: records.len() as u64,
-        parts,
-        violations: violations.into_iter().map(violation).collect(),
-    }
+    CheckMetaReply { records: records.len() as u64, parts, violations: violations.into_iter().map(violation).collect() }
 }

@@ -10,15 +10,15 @@ use moorhouse_base::tasks::TaskGroup;
 use moorhouse_catalog::state::{Catalog, Command, CommitParts, Reply};
 use moorhouse_catalog::{
     CommitToken, DdlSeq, DdlStatement, Epoch, Incarnation, Node, NodeName, PartChange, Revision, ShardId, TableId,
-    TableShard, codec,
+    TableShard, Version, codec,
 };
 use moorhouse_proto::controller_server::Controller;
 use moorhouse_proto::{
-    ChangelogUpdate, CommitPartsReply, CommitPartsRequest, CopiedBlob, DdlProgress, Heartbeat, ListStagedReply,
-    ListStagedRequest, RegisterReply, RegisterRequest, SnapshotReply, SnapshotRequest, SubmitDdlRequest, ViewUpdate,
-    WatchChangelogRequest, WatchClusterRequest,
+    ChangelogUpdate, ChangesReply, ChangesRequest, CommitPartsReply, CommitPartsRequest, CopiedBlob, DdlProgress,
+    Heartbeat, ListStagedReply, ListStagedRequest, RegisterReply, RegisterRequest, SnapshotReply, SnapshotRequest,
+    SubmitDdlRequest, ViewUpdate, WatchChangelogRequest, WatchClusterRequest,
 };
-use moorhouse_security::{Caller, Callers};
+use moorhouse_security::{Caller, Callers, Who};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
@@ -29,6 +29,7 @@ use crate::error::{ControllerError, OrBadRequest};
 use crate::liveness::Beat;
 use crate::owner::{ChangelogEvent, Owner};
 use crate::published::Published;
+use crate::security::Audit;
 use crate::{limits, metrics};
 
 /// Blobs in one message of `ListStaged`.
@@ -43,6 +44,7 @@ pub struct ControllerService {
     pub lease: Duration,
     pub sessions: AtomicU64,
     pub callers: Callers,
+    pub audit: Audit,
 }
 
 impl ControllerService {
@@ -122,6 +124,31 @@ impl Controller for ControllerService {
         Ok(Response::new(SnapshotReply { snapshot_record: page.into() }))
     }
 
+    type StreamSnapshotStream = Answers<SnapshotReply>;
+
+    async fn stream_snapshot(
+        &self,
+        request: Request<SnapshotRequest>,
+    ) -> Result<Response<Self::StreamSnapshotStream>, Status> {
+        let SnapshotRequest { table, shard } = request.into_inner();
+        let at = read_place(&table, shard)?;
+        let pages = self.owner.read(move |catalog| catalog.snapshot_pages(at, limits::PAGE_BYTES)).await?;
+        let pages = pages.ok_or_else(|| Status::not_found(format!("there is no table shard {at}")))?;
+        let pages = pages.into_iter().map(|page| Ok(SnapshotReply { snapshot_record: page.into() }));
+        Ok(Response::new(Box::pin(tokio_stream::iter(pages))))
+    }
+
+    async fn get_changes(&self, request: Request<ChangesRequest>) -> Result<Response<ChangesReply>, Status> {
+        let ChangesRequest { table, shard, version } = request.into_inner();
+        let at = read_place(&table, shard)?;
+        let since = Version(version);
+        let read = move |catalog: &Catalog| catalog.shard(at).map(|_| catalog.changes_since(at, since));
+        let changes = self.owner.read(read).await?;
+        let changes = changes.ok_or_else(|| Status::not_found(format!("there is no table shard {at}")))?;
+        let (version, change) = changes.map_err(|error| Status::out_of_range(error.to_string()))?;
+        Ok(Response::new(ChangesReply { version: version.0, change_record: codec::encode(&change).into() }))
+    }
+
     type WatchChangelogStream = Answers<ChangelogUpdate>;
 
     async fn watch_changelog(
@@ -180,13 +207,29 @@ impl Controller for ControllerService {
     type SubmitDdlStream = Answers<DdlProgress>;
 
     async fn submit_ddl(&self, request: Request<SubmitDdlRequest>) -> Result<Response<Self::SubmitDdlStream>, Status> {
+        let caller = self.callers.of(&request)?;
+        if matches!(caller.who, Who::Known(_)) && caller.on_behalf_of.is_none() {
+            return Err(Status::invalid_argument("a gateway says on whose behalf it asks: upgrade it"));
+        }
         let statement: DdlStatement = codec::decode(&request.into_inner().statement_record).or_bad_request()?;
         let place = self.ddl.admit()?;
         let (sender, receiver) = mpsc::channel(limits::STREAM_BACKLOG);
         let ddl = Arc::clone(&self.ddl);
         // Goes on when the client leaves: a task in the queue ends done or failed, never forgotten.
-        self.tasks.spawn("ddl", async move { ddl.run(place, statement, sender).await });
+        let (action, target) = describe(&statement);
+        let noted = self.audit.begin(&caller, action, &target).await?;
+        self.tasks.spawn("ddl", async move { noted.end(ddl.run(place, statement, sender).await).await });
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+}
+
+/// Action and target, for the audit; without the text, which may hold what only its user may know.
+fn describe(statement: &DdlStatement) -> (&'static str, String) {
+    match statement {
+        DdlStatement::CreateDatabase { database, .. } => ("create_database", database.to_string()),
+        DdlStatement::DropDatabase { database, .. } => ("drop_database", database.to_string()),
+        DdlStatement::CreateTable { database, name, .. } => ("create_table", format!("{database}.{name}")),
+        DdlStatement::DropTable { database, name, .. } => ("drop_table", format!("{database}.{name}")),
     }
 }
 

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use moorhouse_catalog::state::{CatalogError, Command, Reply};
-use moorhouse_catalog::{DdlOutcome, DdlSeq, DdlStatement, NodeName, Revision, SqlName, Table};
+use moorhouse_catalog::{DdlOutcome, DdlSeq, DdlStatement, DdlTask, NodeName, Revision, SqlName, Table};
 use moorhouse_proto::DdlProgress;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tonic::Status;
@@ -70,14 +70,19 @@ impl Ddl {
         Ok(())
     }
 
-    /// From the queue to the last message of `progress`.
-    pub async fn run(&self, _place: OwnedSemaphorePermit, statement: DdlStatement, progress: Progress) {
+    /// From the queue to the last message of `progress`; answers what that said.
+    pub async fn run(
+        &self,
+        _place: OwnedSemaphorePermit,
+        statement: DdlStatement,
+        progress: Progress,
+    ) -> Result<(), String> {
         let lock = self.locks.of(&statement);
         let _turn = lock.turn().await;
-        let seq = match self.owner.apply(Command::SubmitDdl(statement.clone())).await {
+        let seq = match self.submit(&statement).await {
             Ok(Reply::Submitted(seq)) => seq,
-            Ok(other) => return send_last(&progress, DdlSeq(0), format!("internal error: {other:?}")).await,
-            Err(error) => return send_last(&progress, DdlSeq(0), error.to_string()).await,
+            Ok(other) => return send_last(&progress, DdlSeq(0), Err(format!("internal error: {other:?}"))).await,
+            Err(error) => return send_last(&progress, DdlSeq(0), Err(error.to_string())).await,
         };
         let task = Task { seq, progress };
         let result = self.carry_out(&task, statement).await;
@@ -86,10 +91,38 @@ impl Ddl {
             Err(error) => DdlOutcome::Failed { error: error.clone() },
         };
         info!(ddl_seq = seq.0, ?outcome, "DDL task ended");
-        if let Err(error) = self.owner.apply(Command::FinishDdl { seq, outcome }).await {
+        if let Err(error) = self.insist(Command::FinishDdl { seq, outcome }).await {
             warn!(ddl_seq = seq.0, %error, "the outcome of a DDL task could not be kept");
         }
-        send_last(&task.progress, seq, result.err().unwrap_or_default()).await;
+        send_last(&task.progress, seq, result).await
+    }
+
+    /// A task is in the queue, or it is certain that it is not: one without an end would be overtaken.
+    async fn submit(&self, statement: &DdlStatement) -> Result<Reply, ControllerError> {
+        let error = match self.owner.apply(Command::SubmitDdl(statement.clone())).await {
+            Err(error @ ControllerError::Unavailable(_)) => error,
+            answered => return answered,
+        };
+        // In this turn a running task with these words is ours.
+        let words = statement.clone();
+        let ours = move |catalog: &moorhouse_catalog::state::Catalog| {
+            let running = |task: &&DdlTask| task.outcome == DdlOutcome::Running && task.statement == words;
+            catalog.ddl().values().rfind(running).map(|task| task.seq)
+        };
+        self.owner.read(ours).await?.map(Reply::Submitted).ok_or(error)
+    }
+
+    /// Repeats a command that may be repeated, until the store says what became of it.
+    async fn insist(&self, command: Command) -> Result<Reply, ControllerError> {
+        let mut wait = limits::RELOAD_RETRY;
+        loop {
+            match self.owner.apply(command.clone()).await {
+                Err(ControllerError::Unavailable(error)) => warn!(error, "a DDL task waits for the store"),
+                answered => return answered,
+            }
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(limits::RELOAD_RETRY_MAX);
+        }
     }
 
     async fn carry_out(&self, task: &Task, statement: DdlStatement) -> DdlResult {
@@ -167,7 +200,7 @@ impl Ddl {
     }
 
     async fn undo(&self, command: Command) {
-        if let Err(error) = self.owner.apply(command).await {
+        if let Err(error) = self.insist(command).await {
             warn!(%error, "a failed DDL task could not be undone: drop what is left by hand");
         }
     }
@@ -243,7 +276,9 @@ async fn send_progress(task: &Task, done: usize, total: usize) {
     let _ = task.progress.try_send(Ok(progress));
 }
 
-async fn send_last(progress: &Progress, seq: DdlSeq, error: String) {
+async fn send_last(progress: &Progress, seq: DdlSeq, result: DdlResult) -> DdlResult {
+    let error = result.as_ref().err().cloned().unwrap_or_default();
     let last = DdlProgress { ddl_seq: seq.0, nodes_total: 0, nodes_done: 0, finished: true, error };
     let _ = progress.send(Ok(last)).await;
+    result
 }

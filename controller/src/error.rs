@@ -10,6 +10,9 @@ pub enum ControllerError {
     /// It may or may not have happened; asking again is right.
     #[error("the catalog's store did not confirm the change ({0}): ask again")]
     Unavailable(String),
+    /// It has not happened.
+    #[error("{0}")]
+    StoreFull(String),
     #[error("the controller is stopping: ask again")]
     Stopping,
     /// The request cannot be read.
@@ -25,7 +28,7 @@ impl From<ControllerError> for Status {
             ControllerError::Catalog(refusal) => code_of(refusal),
             ControllerError::Unavailable(_) | ControllerError::Stopping => Code::Unavailable,
             ControllerError::BadRequest(_) => Code::InvalidArgument,
-            ControllerError::TooMany(_) => Code::ResourceExhausted,
+            ControllerError::TooMany(_) | ControllerError::StoreFull(_) => Code::ResourceExhausted,
         };
         Status::new(code, error.to_string())
     }
@@ -36,6 +39,7 @@ fn code_of(refusal: &CatalogError) -> Code {
         CatalogError::UnknownGroup(_)
         | CatalogError::UnknownNode(_)
         | CatalogError::UnknownTable(_)
+        | CatalogError::UnknownToken(_)
         | CatalogError::UnknownDdl(_) => Code::NotFound,
         CatalogError::NoWarehouse | CatalogError::Fenced(_) | CatalogError::NotNow(_) => Code::FailedPrecondition,
         CatalogError::WarehouseExists(_) => Code::AlreadyExists,

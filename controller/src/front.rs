@@ -51,9 +51,7 @@ impl Service<http::Request<AxumBody>> for Front {
     fn call(&mut self, request: http::Request<AxumBody>) -> Self::Future {
         match self.role.borrow().clone() {
             Role::Leader(routes) => routes.oneshot(request).boxed(),
-            Role::Standby { leader } => {
-                std::future::ready(Ok(not_leader(leader.as_deref()).into_http())).boxed()
-            }
+            Role::Standby { leader } => std::future::ready(Ok(not_leader(leader.as_deref()).into_http())).boxed(),
         }
     }
 }

@@ -19,6 +19,11 @@ mod fsck;
 mod moves;
 mod sweeper;
 
+mod check;
+mod restore;
+
+mod security;
+
 mod admin_service;
 mod controller_service;
 mod front;

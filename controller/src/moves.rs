@@ -56,7 +56,12 @@ impl Mover {
     }
 
     /// Moves shards until the group is balanced, and says so in the last message of `progress`.
-    pub async fn balance(&self, _place: OwnedSemaphorePermit, group: GroupName, progress: Option<Progress>) {
+    pub async fn balance(
+        &self,
+        _place: OwnedSemaphorePermit,
+        group: GroupName,
+        progress: Option<Progress>,
+    ) -> Result<(), String> {
         let lock =
             Arc::clone(self.groups.lock().unwrap_or_else(PoisonError::into_inner).entry(group.clone()).or_default());
         let _turn = lock.lock().await;
@@ -83,7 +88,8 @@ impl Mover {
                 Some(error) => break Some(error),
             }
         };
-        send(&progress, done, 0, last, Some(error.unwrap_or_default())).await;
+        send(&progress, done, 0, last, Some(error.clone().unwrap_or_default())).await;
+        error.map_or(Ok(()), Err)
     }
 
     /// Why a draining node still has shards although there is nothing that can be moved.
@@ -109,7 +115,10 @@ impl Mover {
                 match self.admit() {
                     Ok(place) => {
                         let mover = Arc::clone(&self);
-                        tasks.spawn("rebalance", async move { mover.balance(place, group, None).await });
+                        tasks.spawn("rebalance", async move {
+                            // Why it ended stands in the history of moves.
+                            drop(mover.balance(place, group, None).await);
+                        });
                     }
                     Err(error) => warn!(%group, %error, "a group is not rebalanced"),
                 }

@@ -2,6 +2,7 @@
 //! loop → services.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -16,6 +17,8 @@ use moorhouse_catalog::{ShardCount, Warehouse, WarehouseId};
 use moorhouse_objects::Objects;
 use moorhouse_proto::admin_server::AdminServer;
 use moorhouse_proto::controller_server::ControllerServer;
+use moorhouse_proto::enrolment_server::EnrolmentServer;
+use moorhouse_proto::security_server::SecurityServer;
 use moorhouse_security::{Callers, Credentials, GuardLayer, RoleKind, incoming};
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
@@ -33,7 +36,8 @@ use crate::front::{Front, Role, follow_leader};
 use crate::limits;
 use crate::moves::Mover;
 use crate::owner::{self, Owner, OwnerEnd, OwnerLoop, OwnerSetup};
-use crate::sweeper;
+use crate::security::{Audit, EnrolmentService, Issuer, SecurityService};
+use crate::{restore, sweeper};
 
 /// Why the controller did not start; one line, with the remedy. Exit code 2.
 #[derive(Debug, thiserror::Error)]
@@ -61,12 +65,20 @@ pub async fn start(config: &Config) -> Result<Running, StartError> {
     start_on(config, store, Arc::new(SystemClock)).await
 }
 
+/// Puts a backup into the empty store that the configuration names. Answers with the number of records.
+pub async fn restore(config: &Config, file: &Path) -> Result<usize, StartError> {
+    let store = store::open(&config.store).await.map_err(|error| StartError(error.to_string()))?;
+    restore::restore(file, &*store, config.leader_ttl).await.map_err(StartError)
+}
+
 /// What a controller stands on besides its configuration.
 pub struct Ground {
     pub store: Arc<dyn Store>,
     pub clock: Arc<dyn Clock>,
     pub objects: Objects,
     pub agents: Agents,
+    /// `None`: no node joins by token.
+    pub issuer: Option<Issuer>,
 }
 
 /// A controller that leads, and what it answers to.
@@ -92,7 +104,8 @@ pub async fn start_on(config: &Config, store: Arc<dyn Store>, clock: Arc<dyn Clo
     let certificates = TaskGroup::new();
     let credentials = config.tls.open(RoleKind::Controller, None, &certificates).map_err(StartError)?;
     let agents = Agents::over(credentials.clone().into());
-    let ground = Ground { store: Arc::clone(&store), clock, objects, agents };
+    let issuer = Issuer::open(config, credentials.as_ref()).map_err(StartError)?;
+    let ground = Ground { store: Arc::clone(&store), clock, objects, agents, issuer };
     let serving = TaskGroup::new();
     let (role, roles) = watch::channel(Role::Standby { leader: None });
     let address = serve(config, Front::routes(roles), credentials, &serving).await?;
@@ -109,7 +122,7 @@ pub async fn start_on(config: &Config, store: Arc<dyn Store>, clock: Arc<dyn Clo
 
 /// Waits for the leadership, and begins to lead; serving the routes is the caller's.
 pub async fn lead(config: &Config, ground: Ground) -> Result<Leading, StartError> {
-    let Ground { store, clock, objects, agents } = ground;
+    let Ground { store, clock, objects, agents, issuer } = ground;
     info!(store = %store.describe(), "waiting for the leadership");
     let candidate = config.advertise.clone().unwrap_or_else(|| config.listen.to_string());
     let leadership = store.acquire_leadership(&candidate, config.leader_ttl).await;
@@ -137,9 +150,9 @@ pub async fn lead(config: &Config, ground: Ground) -> Result<Leading, StartError
     recovered.await.map_err(|error| StartError(format!("the catalog could not be put in order: {error}")))?;
     tasks.spawn("joins", Arc::clone(&mover).follow_joins(tasks.clone()));
     tasks.spawn("leaving", sweeper::clear_leaving(owner.clone()));
-    tasks.spawn("sweeper", sweeper::run(owner.clone(), objects, clock));
+    tasks.spawn("sweeper", sweeper::run(owner.clone(), objects, Arc::clone(&clock)));
 
-    let services = Services { owner, ddl, mover, fsck: Arc::new(fsck), store: store.describe() };
+    let services = Services { owner, ddl, mover, fsck: Arc::new(fsck), store, issuer, clock };
     Ok(Leading { routes: routes(config, services, &tasks), tasks, ended })
 }
 
@@ -186,6 +199,11 @@ async fn open_catalog(
     };
     let failed = |error: &dyn std::fmt::Display| StartError(format!("{}: {error}", store.describe()));
     let mut catalog = owner::load(&**store, limits).await.map_err(|error| failed(&error))?;
+    let broken_off = catalog.directory().warehouse.is_none() && catalog != Catalog::empty(limits);
+    if broken_off {
+        let what = "it holds a restore that was broken off: empty it, and restore again";
+        return Err(failed(&what));
+    }
     let mut commands = Vec::new();
     match catalog.directory().warehouse.clone() {
         Some(warehouse) => check_warehouse(config, &warehouse)?,
@@ -240,23 +258,42 @@ struct Services {
     ddl: Arc<Ddl>,
     mover: Arc<Mover>,
     fsck: Arc<Fsck>,
-    store: String,
+    store: Arc<dyn Store>,
+    issuer: Option<Issuer>,
+    clock: Arc<dyn Clock>,
 }
 
 fn routes(config: &Config, services: Services, tasks: &TaskGroup) -> Routes {
-    let Services { owner, ddl, mover, fsck, store } = services;
+    let Services { owner, ddl, mover, fsck, store, issuer, clock } = services;
+    let (callers, audit) = (Callers::of_process(&config.tls), Audit::new(owner.clone()));
     let controller = ControllerService {
         owner: owner.clone(),
         ddl,
         tasks: tasks.clone(),
         lease: config.lease,
         sessions: AtomicU64::new(1),
-        callers: Callers::of_process(&config.tls),
+        callers,
+        audit: audit.clone(),
     };
     let objects = config.objects.to_string();
-    let admin = AdminService { owner, mover, fsck, tasks: tasks.clone(), store, objects };
+    let security =
+        SecurityService { owner: owner.clone(), audit: audit.clone(), callers, issuer: issuer.clone(), clock };
+    let enrolment = EnrolmentService { owner: owner.clone(), audit: audit.clone(), callers, issuer };
+    let admin = AdminService {
+        owner,
+        mover,
+        fsck,
+        callers,
+        audit,
+        tasks: tasks.clone(),
+        store: store.describe(),
+        durable: store,
+        objects,
+    };
     Routes::new(ControllerServer::new(controller).max_decoding_message_size(limits::MESSAGE_BYTES))
         .add_service(AdminServer::new(admin))
+        .add_service(SecurityServer::new(security))
+        .add_service(EnrolmentServer::new(enrolment))
 }
 
 async fn serve(

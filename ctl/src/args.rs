@@ -6,7 +6,11 @@ use std::str::FromStr;
 use clap::{Parser, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
 
+use moorhouse_security::Lifetime;
+
 use crate::cache::CacheCommand;
+use crate::meta::MetaCommand;
+use crate::security::{CertCommand, TokenCommand};
 
 #[derive(Debug, Parser)]
 #[command(name = "moorctl", version, about = "Starts, shows and changes a Moorhouse warehouse")]
@@ -14,9 +18,15 @@ pub struct Args {
     /// How listings are printed
     #[arg(long, global = true, value_enum, default_value_t = Output::Table)]
     pub output: Output,
-    /// The controller, http://HOST:PORT; without it, the one that `dev up` started in --dir
+    /// The controller, http://HOST:PORT, or https://HOST:PORT with --certificate; without it, the one that `dev up` started in --dir
     #[arg(long, global = true, env = "MOORHOUSE_CONTROLLER")]
     pub controller: Option<String>,
+    /// Directory with your tls.crt, tls.key and ca.crt, for a controller at https://HOST:PORT
+    #[arg(long, global = true, env = "MOORHOUSE_TLS", value_name = "DIR")]
+    pub certificate: Option<PathBuf>,
+    /// Speak plaintext to a controller that is not on this machine
+    #[arg(long, global = true, env = "MOORHOUSE_INSECURE_PLAINTEXT")]
+    pub insecure_plaintext: bool,
     /// Where `dev up` keeps its state, logs and data
     #[arg(long, global = true, env = "MOORHOUSE_DEV_DIR", default_value = ".moorhouse")]
     pub dir: PathBuf,
@@ -56,10 +66,28 @@ pub enum Command {
     /// The compute groups
     #[command(subcommand)]
     Group(GroupCommand),
+    /// Backup, restore and check of the metadata
+    #[command(subcommand)]
+    Meta(MetaCommand),
     /// The warehouse in numbers
     Status,
     /// Proves that catalog, object store and the nodes' staging agree; exit code 1 if they do not
     Fsck(FsckArgs),
+    /// Certificates, for those who have no authority of their own
+    #[command(subcommand)]
+    Cert(CertCommand),
+    /// Join tokens, which let new nodes in
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// What was changed, by whom and from where
+    Audit {
+        /// Only what is younger: 30m, 12h, 7d
+        #[arg(long, value_name = "TIME")]
+        since: Option<Lifetime>,
+        /// At most so many, the newest
+        #[arg(long, default_value_t = 1_000)]
+        last: u32,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -103,6 +131,9 @@ pub struct UpArgs {
     /// The ClickHouse to run: auto, or the path of a clickhouse binary or of libchdb.so [default: auto]
     #[arg(long)]
     pub engine: Option<String>,
+    /// With TLS between all processes, by certificates that it makes; stays so
+    #[arg(long)]
+    pub tls: bool,
 }
 
 /// `NAME=N`.

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use moorhouse_proto::{ListPartsRequest, StatusReply, TableSetting};
+use moorhouse_security::TlsFlags;
 use serde_json::{Value, json};
 
 use crate::args::{
@@ -14,18 +15,26 @@ use crate::dev;
 use crate::dev::state::{DevDir, DevState};
 use crate::error::CtlError;
 use crate::fsck;
+use crate::meta::{self, MetaCommand};
+use crate::security;
 use crate::show::{Listing, print_json, print_text};
 
 pub async fn run(args: Args) -> Result<(), CtlError> {
-    let Args { output, controller, dir, command } = args;
+    let Args { output, controller, certificate, insecure_plaintext, dir, command } = args;
     match command {
         Command::Dev(command) => dev::run(command, &dir, output).await,
         Command::Node(NodeCommand::Add { group, name, wait }) => dev::nodes::add(&dir, &group, name, wait).await,
         Command::Node(NodeCommand::Remove { node }) if controller.is_none() => dev::nodes::remove(&dir, &node).await,
+        Command::Cert(command) => security::cert(command),
+        Command::Meta(MetaCommand::Restore { file, store, objects }) => meta::restore(&file, &store, &objects).await,
         command => {
-            let state = DevDir::new(&dir)?.load()?;
+            let dev = DevDir::new(&dir)?;
+            let state = dev.load()?;
             let url = controller_url(controller, &dir, state.as_ref())?;
-            let mut controller = Controller::connect(&url).await?;
+            let of_dev = state.as_ref().filter(|state| state.settings.controller_url() == url);
+            let certificate = certificate.or_else(|| of_dev.and_then(|state| dev.admin_certificate(&state.settings)));
+            let tls = TlsFlags { tls: certificate, insecure_plaintext };
+            let mut controller = Controller::connect(&url, &tls).await?;
             ask(&mut controller, command, state.as_ref(), output).await
         }
     }
@@ -74,7 +83,14 @@ async fn ask(
         }
         Command::Cache(command) => cache::run(controller, command, output).await,
         Command::Fsck(args) => fsck::run(controller, args, output).await,
-        Command::Dev(_) | Command::Node(NodeCommand::Add { .. }) => unreachable!("`run` has taken these"),
+        Command::Meta(MetaCommand::Backup { file }) => meta::backup(controller, &file).await,
+        Command::Meta(MetaCommand::Check) => meta::check(controller, output).await,
+        Command::Token(command) => security::token(controller, command, output).await,
+        Command::Audit { since, last } => security::audit(controller, since, last).await?.print(output),
+        Command::Meta(MetaCommand::Restore { .. })
+        | Command::Dev(_)
+        | Command::Cert(_)
+        | Command::Node(NodeCommand::Add { .. }) => unreachable!("`run` has taken these"),
     }
 }
 

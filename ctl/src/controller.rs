@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use moorhouse_proto::admin_client::AdminClient;
+use moorhouse_proto::security_client::SecurityClient;
 use moorhouse_proto::{
     DrainNodeRequest, FsckEvent, FsckRequest, ListMovesRequest, ListNodesRequest, ListPartsRequest, ListShardsRequest,
     MoveInfo, MoveProgress, NodeInfo, PartInfo, RebalanceRequest, RemoveNodeRequest, SetTableRequest, ShardInfo,
     StatusReply, StatusRequest, TableSetting,
 };
-use tonic::transport::{Channel, Endpoint};
+use moorhouse_security::{Credentials, Dialer, Expected, TlsFlags};
+use tonic::transport::Channel;
 use tonic::{Code, Status, Streaming};
 
 use crate::error::CtlError;
@@ -20,22 +22,47 @@ const MAX_ANSWER_BYTES: usize = 256 << 20;
 #[derive(Clone)]
 pub struct Controller {
     client: AdminClient<Channel>,
+    /// Tokens and audit.
+    pub security: SecurityClient<Channel>,
 }
 
 impl Controller {
-    /// `BadInput` if `url` is not an address or nobody answers there.
-    pub async fn connect(url: &str) -> Result<Self, CtlError> {
+    /// To the leader; `urls` may be several, and standbys. `BadInput` if none is an address or nobody answers.
+    pub async fn connect(urls: &str, tls: &TlsFlags) -> Result<Self, CtlError> {
+        crate::leader::connect(urls, tls).await
+    }
+
+    pub fn admin(&mut self) -> &mut AdminClient<Channel> {
+        &mut self.client
+    }
+
+    /// To this one, be it a standby. `BadInput` if `url` is not an address or nobody answers there.
+    pub async fn connect_to(url: &str, tls: &TlsFlags) -> Result<Self, CtlError> {
+        if let Some(mistake) = tls.mistakes(None, Some(url)).into_iter().next() {
+            return Err(CtlError::bad_input(
+                mistake.replace("--tls DIR", "--certificate DIR"),
+                "the certificate is made by `moorctl cert issue`",
+            ));
+        }
+        let read = |dir: &std::path::PathBuf| {
+            Credentials::once(dir).map_err(|error| CtlError::bad_input(error.to_string(), "correct --certificate"))
+        };
+        let dialer = Dialer::from(tls.tls.as_ref().map(read).transpose()?);
         let remedy = "start one with `moorctl dev up`, or name another with --controller http://HOST:PORT";
-        let endpoint = Endpoint::from_shared(url.to_owned()).map_err(|_| {
+        let endpoint = dialer.endpoint(url).map_err(|_| {
             CtlError::bad_input(
                 format!("'{url}' is not a controller's address"),
                 "it looks like http://127.0.0.1:18100",
             )
         })?;
-        let channel = endpoint.connect_timeout(CONNECT_TIMEOUT).connect().await.map_err(|error| {
+        let endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT);
+        let channel = dialer.connect(&endpoint, Expected::Controller).await.map_err(|error| {
             CtlError::bad_input(format!("no controller answers at {url} ({})", root_cause(&error)), remedy)
         })?;
-        Ok(Self { client: AdminClient::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES) })
+        Ok(Self {
+            client: AdminClient::new(channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES),
+            security: SecurityClient::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES),
+        })
     }
 
     pub async fn status(&mut self) -> Result<StatusReply, CtlError> {
@@ -125,6 +152,9 @@ pub fn in_words(status: Status) -> CtlError {
     match status.code() {
         Code::NotFound | Code::InvalidArgument | Code::FailedPrecondition | Code::AlreadyExists => {
             CtlError::bad_input(status.message(), "see `moorctl status`, `moorctl node list` and `moorctl shard list`")
+        }
+        Code::Unauthenticated | Code::PermissionDenied => {
+            CtlError::bad_input(status.message(), "use a certificate with the right role, by --certificate DIR")
         }
         Code::Unavailable => CtlError::failed(format!("the controller does not answer: {}", status.message())),
         code => CtlError::failed(format!("the controller refused: {} ({code:?})", status.message())),

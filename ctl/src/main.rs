@@ -11,6 +11,9 @@ mod controller;
 mod dev;
 mod error;
 mod fsck;
+mod leader;
+mod meta;
+mod security;
 mod show;
 
 use std::process::ExitCode;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
+use moorhouse_base::secret::Secret;
 use moorhouse_catalog::{Durability, GroupName, NodeName};
 use moorhouse_engine::EngineChoice;
 use moorhouse_security::TlsFlags;
@@ -74,12 +75,22 @@ pub struct Args {
     pub engine_memory_bytes: Option<u64>,
     #[command(flatten)]
     pub tls: TlsFlags,
+    /// Get a certificate from the controller into the directory of --tls, by a token of `moorctl token create`
+    #[arg(long, env = "MOORHOUSE_JOIN_TOKEN", hide_env_values = true, value_parser = secret)]
+    pub join_token: Option<Secret>,
+}
+
+fn secret(text: &str) -> Result<Secret, std::convert::Infallible> {
+    Ok(Secret::new(text))
 }
 
 impl Args {
     /// Everything wrong that can be seen without touching another process.
     pub fn mistakes(&self, shards: Option<u16>) -> Vec<String> {
         let mut found = self.tls.mistakes(Some(self.listen), Some(&self.controller));
+        if self.join_token.is_some() && self.tls.tls.is_none() {
+            found.push("--join-token: say with --tls DIR where the certificate is to be kept".to_owned());
+        }
         if self.mount.starts_with(&self.data) || self.data.starts_with(&self.mount) {
             found.push(format!(
                 "--mount {} and --data {} lie in each other: give them separate directories",

@@ -12,6 +12,7 @@ pub mod cache_service;
 pub mod controller;
 pub mod copies;
 pub mod describe;
+mod enrol;
 pub mod fs;
 pub mod limits;
 pub mod metrics;

@@ -14,6 +14,8 @@ pub const KEEP_ALIVE: Duration = Duration::from_secs(5);
 pub const LEAVING_LONGEST: Duration = Duration::from_secs(30);
 pub const CONTROLLER_CONNECT: Duration = Duration::from_secs(2);
 pub const PEER_CONNECT: Duration = Duration::from_secs(2);
+/// How often an agent looks whether its certificate is to be renewed.
+pub const RENEWAL_LOOK: Duration = Duration::from_secs(5);
 pub const HEARTBEAT: Duration = Duration::from_secs(1);
 pub const RECONNECT_FIRST: Duration = Duration::from_millis(100);
 pub const RECONNECT_LONGEST: Duration = Duration::from_secs(3);

@@ -30,7 +30,7 @@ use crate::owner::{Applied, CLUSTER, EngineOwner};
 use crate::router::ShardRouter;
 use crate::routes::Routes;
 use crate::service::AgentService;
-use crate::{session, tables, upload};
+use crate::{enrol, session, tables, upload};
 
 /// The agents' own user on every engine.
 const ENGINE_ADMIN: &str = "moorhouse_agent";
@@ -72,7 +72,14 @@ fn failed(error: impl ToString) -> NodeError {
 pub async fn run(args: Args) -> Result<(), NodeError> {
     let binary = check(&args)?;
     let certificates = TaskGroup::new();
+    if let (Some(token), Some(dir)) = (&args.join_token, &args.tls.tls) {
+        let (controllers, node, group) = (args.controller.as_str(), &args.name, &args.group);
+        enrol::join(enrol::Joining { controllers, token, node, group, dir }).await.map_err(setup)?;
+    }
     let credentials = args.tls.open(RoleKind::Agent, Some(args.name.as_str()), &certificates).map_err(setup)?;
+    if let Some(credentials) = credentials.clone() {
+        certificates.spawn("renewal", enrol::keep_renewed(args.controller.clone(), credentials));
+    }
     let dialer = Dialer::from(credentials.clone());
     let controller = ControllerClient::new(&args.controller, args.name.clone(), &dialer).map_err(setup)?;
     let view = controller.register(&node_record(&args)).await.map_err(setup)?;
@@ -376,17 +383,17 @@ fn engine_config(args: &Args, view: &NodeView) -> EngineConfig {
     let users = view
         .users
         .iter()
-        .map(|user| SqlUser { name: user.name.clone(), password_sha256_hex: user.password_sha256_hex.clone() });
+        .map(|user| SqlUser { name: user.name.clone(), password_sha256_hex: user.password_sha256_hex.expose().to_owned() });
     EngineConfig {
         dir: args.data.join("engine"),
         listen_host: args.listen.ip().to_string(),
         http_port: args.engine_http_port,
         native_port: args.engine_native_port,
-        admin: Admin { name: ENGINE_ADMIN.to_string(), password: view.engine_admin_password.clone() },
+        admin: Admin { name: ENGINE_ADMIN.to_string(), password: view.engine_admin_password.expose().to_owned() },
         users: users.collect(),
         cluster: Some(ClusterConfig {
             name: CLUSTER.to_string(),
-            secret: view.cluster_secret.clone(),
+            secret: view.cluster_secret.expose().to_owned(),
             shards: shards.collect(),
         }),
         disks_base: Some(args.mount.clone()),

@@ -58,11 +58,14 @@ mod tests {
     #[test]
     fn what_the_new_part_stands_for_goes_with_it() {
         let pieces = split(change(&["all_1_1_0", "all_2_2_0", "all_9_9_0", "b_1_1_0"], &["all_1_3_1"]), 1);
-        assert_eq!(pieces, [
-            change(&["all_9_9_0"], &[]),
-            change(&["b_1_1_0"], &[]),
-            change(&["all_1_1_0", "all_2_2_0"], &["all_1_3_1"]),
-        ]);
+        assert_eq!(
+            pieces,
+            [
+                change(&["all_9_9_0"], &[]),
+                change(&["b_1_1_0"], &[]),
+                change(&["all_1_1_0", "all_2_2_0"], &["all_1_3_1"]),
+            ]
+        );
         let detaching = change(&["all_1_1_0", "all_2_2_0"], &["detached/all_1_1_0"]);
         assert_eq!(split(detaching.clone(), 1), [detaching]);
         let attaching = change(&["detached/all_1_1_0", "all_7_7_0"], &["all_5_5_0"]);

@@ -175,14 +175,19 @@ fn in_words(error: &io::Error) -> String {
             "it does not speak TLS: say http://… if it is meant to be plaintext".to_owned()
         }
         rustls::Error::InvalidCertificate(problem) => match problem {
-            CertificateError::UnknownIssuer => "its certificate is not of our CA (ca.crt)".to_owned(),
+            // Another CA of the same name shows as a signature that does not fit.
+            CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+                "its certificate is not of our CA (ca.crt)".to_owned()
+            }
             CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
                 "its certificate has expired: renew it there".to_owned()
             }
             other => format!("its certificate is not valid: {other}"),
         },
         rustls::Error::AlertReceived(alert) => match alert {
-            AlertDescription::UnknownCA => "it refuses our certificate (tls.crt): not of its CA".to_owned(),
+            AlertDescription::UnknownCA | AlertDescription::DecryptError => {
+                "it refuses our certificate (tls.crt): not of its CA".to_owned()
+            }
             AlertDescription::CertificateExpired => "it refuses our certificate (tls.crt): expired".to_owned(),
             other => format!("it refuses the connection: {other:?}"),
         },

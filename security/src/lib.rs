@@ -12,6 +12,7 @@ pub mod rules;
 mod authority;
 mod files;
 mod material;
+mod token;
 
 mod accept;
 mod caller;
@@ -30,6 +31,7 @@ pub use connect::{ConnectError, Dialer, Expected};
 pub use files::{Credentials, write_private};
 pub use flags::{Scheme, TlsFlags, check_listen};
 pub use guard::{Guard, GuardLayer};
-pub use leader::{LEADER_HEADER, LeaderChannel, controller_urls, not_leader};
 pub use identity::{Identity, InvalidIdentity, Role, RoleKind};
+pub use leader::{LEADER_HEADER, LeaderChannel, controller_urls, not_leader};
 pub use material::{CA_FILE, CERTIFICATE_FILE, KEY_FILE, Material, MaterialError};
+pub use token::{JoinToken, sha256};

@@ -13,7 +13,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
 use sha2::{Digest, Sha256};
-use x509_parser::prelude::{FromDer, GeneralName, ParsedExtension, X509Certificate};
+use x509_parser::prelude::{ASN1Time, FromDer, GeneralName, ParsedExtension, X509Certificate};
 
 use crate::identity::Identity;
 use crate::limits;
@@ -28,6 +28,8 @@ pub struct Material {
     pub identity: Identity,
     /// The own certificate's or the CA's end, whichever is first.
     pub expires: SystemTime,
+    /// From when on the own certificate is good.
+    pub issued: SystemTime,
     pub(crate) server: Arc<ServerConfig>,
     pub(crate) client: Arc<ClientConfig>,
     /// SHA-256 over the files: whether a new reading is worth taking.
@@ -49,6 +51,7 @@ pub enum MaterialError {
 #[derive(Debug, Clone)]
 pub(crate) struct Holder {
     pub identity: Identity,
+    pub not_before: SystemTime,
     pub not_after: SystemTime,
 }
 
@@ -76,7 +79,7 @@ impl Material {
         let key = PrivateKeyDer::from_pem_slice(&files.key)
             .map_err(|_| MaterialError::Empty { path: dir.join(KEY_FILE), wanted: "private key" })?;
         let bad = |problem: String| MaterialError::Bad { path: certificate_path.clone(), problem };
-        let Holder { identity, not_after } = holder_of(&chain[0]).map_err(bad)?;
+        let Holder { identity, not_before, not_after } = holder_of(&chain[0]).map_err(bad)?;
         let mut expires = not_after;
         let mut trusted = RootCertStore::empty();
         for root in &roots {
@@ -90,7 +93,7 @@ impl Material {
         let server = server_config(&trusted, shown, key.clone_key()).map_err(|error| bad(error.to_string()))?;
         let client = client_config(&trusted, chain, key).map_err(|error| bad(error.to_string()))?;
         let digest = digest(&files);
-        Ok(Self { identity, expires, server: Arc::new(server), client: Arc::new(client), digest })
+        Ok(Self { identity, expires, issued: not_before, server: Arc::new(server), client: Arc::new(client), digest })
     }
 
     /// Of what lies there now; equal to [`Material::digest`] if nothing has changed.
@@ -269,7 +272,8 @@ pub(crate) fn holder_of(certificate: &CertificateDer<'_>) -> Result<Holder, Stri
         ));
     };
     let identity = uri.parse::<Identity>().map_err(|error| error.to_string())?;
-    Ok(Holder { identity, not_after: validity_end(&parsed) })
+    let not_before = time(parsed.validity().not_before);
+    Ok(Holder { identity, not_before, not_after: validity_end(&parsed) })
 }
 
 pub(crate) fn end_of(certificate: &CertificateDer<'_>) -> Result<SystemTime, String> {
@@ -278,6 +282,10 @@ pub(crate) fn end_of(certificate: &CertificateDer<'_>) -> Result<SystemTime, Str
 }
 
 fn validity_end(certificate: &X509Certificate<'_>) -> SystemTime {
-    let seconds = certificate.validity().not_after.timestamp();
+    time(certificate.validity().not_after)
+}
+
+fn time(at: ASN1Time) -> SystemTime {
+    let seconds = at.timestamp();
     UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
 }

@@ -8,6 +8,7 @@ use crate::ids::{
 use crate::invariants::Violation;
 use crate::packed::CommitToken;
 use crate::records::{DdlOutcome, DdlStatement, Node, PartChange, Table, Warehouse};
+use crate::trust::{AuditOutcome, AuditSeq, Deed, TokenHash};
 
 /// One change. It happens whole or not at all.
 #[derive(Debug, Clone)]
@@ -78,6 +79,26 @@ pub enum Command {
 
     /// The objects are deleted: forget them.
     ForgetDoomed(Vec<ObjectKey>),
+
+    CreateJoinToken {
+        hash: TokenHash,
+        group: GroupName,
+        expires_ms: u64,
+    },
+    /// Lets `node` in: only one that is new, and for one token only one.
+    UseJoinToken {
+        hash: TokenHash,
+        node: NodeName,
+        group: GroupName,
+        request_sha256: String,
+    },
+    RevokeJoinToken(TokenHash),
+    /// Something is about to be changed.
+    BeginAudit(Deed),
+    FinishAudit {
+        seq: AuditSeq,
+        outcome: AuditOutcome,
+    },
 }
 
 #[derive(Debug, Clone)]
@@ -110,6 +131,7 @@ pub enum Reply {
         took_shards: usize,
     },
     Submitted(DdlSeq),
+    Audited(AuditSeq),
     Committed(Version),
     MoveBegun {
         from: NodeName,
@@ -133,6 +155,8 @@ pub enum CatalogError {
     UnknownNode(NodeName),
     #[error("there is no table {0}")]
     UnknownTable(TableId),
+    #[error("there is no join token {0}")]
+    UnknownToken(String),
     #[error("there is no DDL task {0}")]
     UnknownDdl(DdlSeq),
     /// The writer must stop: it holds the shard no more.

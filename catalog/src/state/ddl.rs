@@ -174,11 +174,9 @@ impl<'a> Plan<'a> {
             room -= rest.len();
             self.entries.extend(rest);
         }
-        let layouts: Vec<Entry> = catalog.layouts.of(table).map(|l| Entry::Layout(table, l.number, None)).collect();
-        if layouts.len() > room {
-            return false;
-        }
-        self.entries.extend(layouts);
-        true
+        // Last: parts are read with them.
+        let layouts = catalog.layouts.of(table);
+        self.entries.extend(layouts.take(room).map(|layout| Entry::Layout(table, layout.number, None)));
+        catalog.layouts.of(table).count() <= room
     }
 }

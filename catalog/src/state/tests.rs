@@ -3,6 +3,7 @@
 mod model;
 mod shared;
 
+use moorhouse_base::secret::Secret;
 use std::sync::Arc;
 
 use super::*;
@@ -65,8 +66,8 @@ impl World {
             id: WarehouseId(Uuid::from_u128(1)),
             shards: ShardCount::new(4).expect("valid"),
             objects_url: "file:///x".to_owned(),
-            cluster_secret: "s".to_owned(),
-            engine_admin_password: "p".to_owned(),
+            cluster_secret: Secret::new("s"),
+            engine_admin_password: Secret::new("p"),
             users: Vec::new(),
         }));
         world.must(Command::CreateGroup(group("etl")));
@@ -577,3 +578,5 @@ fn a_broken_invariant_undoes_the_command() {
     let violation = invariants::check_touched(&world.catalog, &old, &new).expect_err("back");
     assert_eq!(violation.invariant, "epoch_never_goes_back");
 }
+
+mod trust;

@@ -28,6 +28,9 @@ const MAX_OPERATIONS: usize = 127;
 const MAX_BYTES: usize = 1_400_000;
 /// Records a page of a range scan: at most this many times the largest record must fit into an answer.
 const PAGE: i64 = 128;
+/// Pages grow while they stay small: a million parts would take very many round trips.
+const LARGEST_PAGE: i64 = 2_048;
+const SMALL_PAGE_BYTES: usize = 1 << 20;
 const MAX_ANSWER_BYTES: usize = 512 << 20;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const JOURNAL_LOOK: Duration = Duration::from_millis(20);
@@ -160,10 +163,20 @@ impl EtcdStore {
         }
         let mut from = prefix.to_vec();
         let mut revision = 0;
+        let mut limit = PAGE;
         let mut found = Vec::new();
         loop {
-            let options = GetOptions::new().with_range(end.clone()).with_limit(PAGE).with_revision(revision);
-            let mut page = self.kv().get(from, Some(options)).await.map_err(unavailable)?;
+            let options = GetOptions::new().with_range(end.clone()).with_limit(limit).with_revision(revision);
+            let mut page = match self.kv().get(from.clone(), Some(options)).await {
+                // Larger records may have followed small ones.
+                Err(_) if limit > PAGE => {
+                    limit = PAGE;
+                    continue;
+                }
+                answer => answer.map_err(unavailable)?,
+            };
+            let bytes: usize = page.kvs().iter().map(|kv| kv.value().len()).sum();
+            limit = if bytes < SMALL_PAGE_BYTES { (limit * 2).min(LARGEST_PAGE) } else { limit };
             if revision == 0 {
                 revision = page.header().map_or(0, |header| header.revision());
             }

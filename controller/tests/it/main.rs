@@ -2,6 +2,7 @@
 
 mod harness;
 
+mod backup;
 mod commits;
 mod ddl;
 mod failover;

@@ -4,6 +4,7 @@
 //! flags, on which ports); the **state** (`DIR/dev.json`) is settings plus what runs now. Rule: the state is written
 //! before the next process starts, so that `dev down` finds everything whatever broke in between.
 
+pub mod certificates;
 pub mod down;
 pub mod mounts;
 pub mod nodes;

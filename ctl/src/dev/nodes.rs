@@ -8,8 +8,9 @@ use nix::sys::signal::Signal;
 
 use crate::args::check_name;
 use crate::controller::{Controller, follow_moves};
+use crate::dev::certificates::AUTHORITY;
 use crate::dev::plan::{self, PlannedProcess};
-use crate::dev::state::{DevDir, DevNode, DevState};
+use crate::dev::state::{ADMIN_USER, DevDir, DevNode, DevState};
 use crate::dev::{down, mounts, preflight, up};
 use crate::error::CtlError;
 use crate::show::print_text;
@@ -29,11 +30,13 @@ pub async fn add(dir: &Path, group: &str, name: Option<String>, wait: bool) -> R
     }
     let name = name.unwrap_or_else(|| state.free_name(group));
     check_name(&name).map_err(|problem| CtlError::bad_input(problem, "choose another --name"))?;
-    if state.nodes.iter().any(|node| node.name == name) || [plan::CONTROLLER, plan::GATEWAY].contains(&name.as_str()) {
+    if state.nodes.iter().any(|node| node.name == name)
+        || [plan::CONTROLLER, plan::GATEWAY, ADMIN_USER, AUTHORITY].contains(&name.as_str())
+    {
         return Err(CtlError::bad_input(format!("the name '{name}' is taken"), "choose another --name"));
     }
     let lock = dir.lock()?;
-    let mut controller = Controller::connect(&state.settings.controller_url()).await?;
+    let mut controller = Controller::connect(&state.settings.controller_url(), &dir.tls_flags(&state.settings)).await?;
     let node = state.add_node(group, name);
     plan::check_port_range(&state)?;
     start_node(&dir, &mut state, &node, &mut controller).await?;
@@ -59,7 +62,7 @@ pub async fn start(dir: &Path, name: &str) -> Result<(), CtlError> {
         return print_text(&format!("{name} is up"));
     };
     let node = state.node(name)?.clone();
-    let mut controller = Controller::connect(&state.settings.controller_url()).await?;
+    let mut controller = Controller::connect(&state.settings.controller_url(), &dir.tls_flags(&state.settings)).await?;
     if mounts::below(&dir).contains(mount) {
         eprintln!("{} is still mounted from a crash: unmounting it", mount.display());
         mounts::detach(mount);
@@ -129,7 +132,7 @@ pub async fn remove(dir: &Path, name: &str) -> Result<(), CtlError> {
     let mut state = dir.load_or_refuse()?;
     state.node(name)?;
     let _lock = dir.lock()?;
-    let mut controller = Controller::connect(&state.settings.controller_url()).await?;
+    let mut controller = Controller::connect(&state.settings.controller_url(), &dir.tls_flags(&state.settings)).await?;
     if let Some(node) = find(&mut controller, name).await?
         && (!node.draining || node.shards > 0)
     {

@@ -5,6 +5,7 @@
 
 use std::path::PathBuf;
 
+use crate::dev::certificates::AUTHORITY;
 use crate::dev::state::{ADMIN_USER, DevDir, DevNode, DevState, Settings};
 use crate::error::CtlError;
 
@@ -36,9 +37,9 @@ pub struct PlannedProcess {
 
 /// Controller, nodes, gateway: in the order of starting.
 pub fn processes(dir: &DevDir, state: &DevState) -> Vec<PlannedProcess> {
-    let mut planned = vec![controller(state)];
+    let mut planned = vec![controller(dir, state)];
     planned.extend(state.nodes.iter().map(|node| agent(dir, state, node)));
-    planned.push(gateway(state));
+    planned.push(gateway(dir, state));
     planned
 }
 
@@ -59,7 +60,7 @@ pub fn check_port_range(state: &DevState) -> Result<(), CtlError> {
     Err(CtlError::bad_input(problem, "take a lower --port-base, fewer nodes or fewer --shards"))
 }
 
-fn controller(state: &DevState) -> PlannedProcess {
+fn controller(dir: &DevDir, state: &DevState) -> PlannedProcess {
     let settings = &state.settings;
     let (listen, metrics) = (settings.port_base, settings.port_base + 1);
     let mut args = flags([
@@ -73,6 +74,10 @@ fn controller(state: &DevState) -> PlannedProcess {
     ]);
     for group in &settings.groups {
         args.extend(flags([("--group", group.name.clone())]));
+    }
+    args.extend(tls(dir, settings, CONTROLLER));
+    if settings.tls {
+        args.extend(flags([("--issuer", dir.certificates(AUTHORITY).display().to_string())]));
     }
     PlannedProcess {
         name: CONTROLLER.to_owned(),
@@ -92,7 +97,7 @@ pub fn agent(dir: &DevDir, state: &DevState, node: &DevNode) -> PlannedProcess {
         u16::try_from(u32::from(settings.port_base) + block + offset).expect("check_port_range has passed")
     };
     let mount = dir.node_mount(&node.name);
-    let args = flags([
+    let mut args = flags([
         ("--controller", settings.controller_url()),
         ("--name", node.name.clone()),
         ("--group", node.group.clone()),
@@ -107,6 +112,7 @@ pub fn agent(dir: &DevDir, state: &DevState, node: &DevNode) -> PlannedProcess {
         ("--settle-ms", settings.settle_ms.to_string()),
         ("--engine", settings.engine.clone()),
     ]);
+    args.extend(tls(dir, settings, &node.name));
     let name = &node.name;
     let mut ports = vec![
         port(at(0), format!("{name}'s agent")),
@@ -128,10 +134,11 @@ pub fn agent(dir: &DevDir, state: &DevState, node: &DevNode) -> PlannedProcess {
     }
 }
 
-fn gateway(state: &DevState) -> PlannedProcess {
+fn gateway(dir: &DevDir, state: &DevState) -> PlannedProcess {
     let settings = &state.settings;
     let metrics = settings.port_base + 2;
     let mut args = flags([("--controller", settings.controller_url()), ("--metrics", address(metrics))]);
+    args.extend(tls(dir, settings, GATEWAY));
     let mut ports = vec![port(metrics, "the gateway's metrics")];
     for (index, group) in settings.groups.iter().enumerate() {
         let (http, native) = group_ports(settings, index);
@@ -157,6 +164,10 @@ pub fn port_ranges(ports: &[Port]) -> String {
     let words =
         runs.map(|run| if run.len() == 1 { run[0].to_string() } else { format!("{}-{}", run[0], run[run.len() - 1]) });
     words.collect::<Vec<_>>().join(" ")
+}
+
+fn tls(dir: &DevDir, settings: &Settings, holder: &str) -> Vec<String> {
+    if settings.tls { flags([("--tls", dir.certificates(holder).display().to_string())]) } else { Vec::new() }
 }
 
 fn address(port: u16) -> String {

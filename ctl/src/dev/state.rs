@@ -6,6 +6,7 @@ use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use moorhouse_security::TlsFlags;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -44,6 +45,16 @@ impl DevDir {
     }
     pub fn node_data(&self, node: &str) -> PathBuf {
         self.0.join("nodes").join(node)
+    }
+    pub fn certificates(&self, holder: &str) -> PathBuf {
+        self.0.join("tls").join(holder)
+    }
+    /// Where this warehouse's own administrator has his certificate; `None` if it speaks plaintext.
+    pub fn admin_certificate(&self, settings: &Settings) -> Option<PathBuf> {
+        settings.tls.then(|| self.certificates(ADMIN_USER))
+    }
+    pub fn tls_flags(&self, settings: &Settings) -> TlsFlags {
+        TlsFlags { tls: self.admin_certificate(settings), insecure_plaintext: false }
     }
     pub fn node_mount(&self, node: &str) -> PathBuf {
         self.0.join("mounts").join(node)
@@ -134,11 +145,15 @@ pub struct Settings {
     pub settle_ms: u64,
     pub cache_bytes: u64,
     pub engine: String,
+    /// TLS between the processes.
+    #[serde(default)]
+    pub tls: bool,
 }
 
 impl Settings {
     pub fn controller_url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port_base)
+        let scheme = if self.tls { "https" } else { "http" };
+        format!("{scheme}://127.0.0.1:{}", self.port_base)
     }
 
     /// The flags given, then what an earlier `dev up` left, then the defaults. What shapes the stored data cannot change.
@@ -163,6 +178,7 @@ impl Settings {
             settle_ms: args.settle_ms.or(earlier.map(|e| e.settle_ms)).unwrap_or(DEFAULT_SETTLE_MS),
             cache_bytes: args.cache_bytes.or(earlier.map(|e| e.cache_bytes)).unwrap_or(DEFAULT_CACHE_BYTES),
             engine: pick(args.engine.as_ref(), earlier.map(|e| &e.engine), || "auto".to_owned()),
+            tls: args.tls || earlier.is_some_and(|e| e.tls),
         };
         settings.check(dir, earlier)?;
         Ok(settings)

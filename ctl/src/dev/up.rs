@@ -10,7 +10,7 @@ use crate::controller::Controller;
 use crate::dev::plan::{self, PlannedProcess};
 use crate::dev::process::{self, Started};
 use crate::dev::state::{ADMIN_USER, DevDir, DevState, Settings};
-use crate::dev::{connections, down, preflight};
+use crate::dev::{certificates, connections, down, preflight};
 use crate::error::CtlError;
 use crate::show::{print_json, print_text};
 
@@ -67,11 +67,13 @@ async fn start_all(dir: &DevDir, state: &mut DevState, planned: &[PlannedProcess
     for process in &mut others {
         wait_and_say(process, deadline).await?;
     }
-    wait_until_serving(state, deadline).await
+    wait_until_serving(dir, state, deadline).await
 }
 
 /// Starts a process and notes it in the state file before anything else happens.
 pub fn start_one(dir: &DevDir, state: &mut DevState, planned: &PlannedProcess) -> Result<Started, CtlError> {
+    certificates::prepare(dir, state, ADMIN_USER)?;
+    certificates::prepare(dir, state, &planned.name)?;
     let started = process::start(dir, planned)?;
     state.running.insert(started.name.clone(), started.running);
     dir.save(state)?;
@@ -86,8 +88,8 @@ pub async fn wait_and_say(process: &mut Started, deadline: Instant) -> Result<()
 }
 
 /// Every shard has a node in every group, and every group's endpoint answers a query.
-async fn wait_until_serving(state: &DevState, deadline: Instant) -> Result<(), CtlError> {
-    let mut controller = Controller::connect(&state.settings.controller_url()).await?;
+async fn wait_until_serving(dir: &DevDir, state: &DevState, deadline: Instant) -> Result<(), CtlError> {
+    let mut controller = Controller::connect(&state.settings.controller_url(), &dir.tls_flags(&state.settings)).await?;
     loop {
         let status = controller.status().await?;
         let whole = |name: &str| {

@@ -53,7 +53,7 @@ pub struct Wanted {
 
 impl ShardFs {
     pub(super) fn new_blob(&self) -> Result<Blob, FsError> {
-        let id = BlobId::random();
+        let id = BlobId::fresh();
         drop(self.cache.create_staged(key(id))?);
         Ok(Blob { id, sealed: None })
     }

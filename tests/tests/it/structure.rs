@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use moorhouse_tests::binaries::repository;
 
 /// Each crate's folder and the crates of ours that its product code may use.
-const MAY_USE: [(&str, &[&str]); 13] = [
+const MAY_USE: [(&str, &[&str]); 14] = [
     ("base", &[]),
     ("proto", &[]),
     ("security", &["base"]),
@@ -20,6 +20,7 @@ const MAY_USE: [(&str, &[&str]); 13] = [
     ("gateway", &["catalog", "engine", "security", "proto", "base"]),
     ("ctl", &["security", "proto", "base"]),
     ("demo", &["engine", "base"]),
+    ("simulation", &["controller", "catalog", "objects", "proto", "base"]),
     (
         "tests",
         &[
