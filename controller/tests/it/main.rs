@@ -8,3 +8,4 @@ mod moves;
 mod process;
 mod registration;
 mod restart;
+mod sweeping;
