@@ -154,6 +154,11 @@ impl Field<'_> {
         Ok(tables)
     }
 
+    /// Changes settings of one of ours.
+    pub async fn set(&self, table: &Table, settings: &[String]) -> Result<(), BenchError> {
+        self.warehouse.set(self.owner, &table.logical.replace('`', ""), settings).await
+    }
+
     pub async fn drop(&self, tables: Vec<Table>) -> Result<(), BenchError> {
         for table in tables {
             let statement = format!("DROP TABLE {} SYNC", table.logical);

@@ -31,6 +31,9 @@ const POLL: Duration = Duration::from_millis(100);
 /// For the settling time, and for uploads of everything that is staged through a slow store.
 const STORED_DEADLINE: Duration = Duration::from_secs(400);
 
+/// For a view to reach a node.
+const KNOWN_DEADLINE: Duration = Duration::from_secs(30);
+
 /// What a warehouse is to be like.
 pub struct Shape<'a> {
     /// With a second group that reads.
@@ -128,14 +131,35 @@ impl Warehouse {
         }
     }
 
-    /// Starts a node's agent and engine again with an empty SSD. Everything must be stored.
-    pub async fn restart_cold(&self, node: &Node) -> Result<(), BenchError> {
+    /// Empties the node's SSD of everything that is stored.
+    pub async fn drop_cache(&self, node: &Node) -> Result<(), BenchError> {
+        self.moorctl.run(&["cache", "drop", "--node", &node.name]).await.map(drop)
+    }
+
+    /// Kills a node's agent with its engine and starts them again.
+    pub async fn restart(&self, node: &Node) -> Result<(), BenchError> {
         self.moorctl.run(&["dev", "kill", &node.name]).await?;
         node.sql.close_idle();
-        let blobs = self.dir.join("nodes").join(&node.name).join("blobs");
-        std::fs::remove_dir_all(&blobs).map_err(BenchError::io(format!("cannot empty {}", blobs.display())))?;
-        self.moorctl.run(&["dev", "start", &node.name]).await?;
-        Ok(())
+        self.moorctl.run(&["dev", "start", &node.name]).await.map(drop)
+    }
+
+    /// Changes settings of a table, NAME=VALUE, and waits until the node knows them.
+    pub async fn set(&self, node: &Node, table: &str, settings: &[String]) -> Result<(), BenchError> {
+        let words: Vec<&str> = ["table", "set", table].into_iter().chain(settings.iter().map(String::as_str)).collect();
+        self.moorctl.run(&words).await?;
+        let wanted = self.moorctl.json(&["status"]).await?["revision"].as_u64();
+        let started = Instant::now();
+        loop {
+            let nodes = self.moorctl.json(&["node", "list", "--group", OWNER]).await?;
+            let listed = nodes.as_array().into_iter().flatten().find(|listed| listed["node"] == *node.name);
+            if wanted.is_some() && listed.and_then(|listed| listed["view_revision"].as_u64()) >= wanted {
+                return Ok(());
+            }
+            if started.elapsed() > KNOWN_DEADLINE {
+                return Err(BenchError::Unexpected(format!("{} is not at revision {wanted:?}: {nodes}", node.name)));
+            }
+            tokio::time::sleep(POLL).await;
+        }
     }
 
     /// Where the node's agent has mounted the shards.

@@ -3,7 +3,7 @@
 //! Invariant: after every call that adds cached bytes, `staged + cached + reserved ≤ budget`, in whole disk blocks; only staged
 //! bytes can break it, because their growth is told afterwards, and then nothing cached is left. What one caller evicts counts
 //! as *leaving*, against all others, until the disk has it back; and it writes nothing into its own reservation before. So the
-//! disk never holds more than the budget either.
+//! disk never holds more than the budget either, but for whole files that somebody still has open when they are evicted.
 
 use std::collections::{HashMap, HashSet};
 

@@ -4,14 +4,14 @@ use std::time::Duration;
 
 /// Unit of partial presence: what the coldest of reads brings, and what is evicted of a blob that is not whole.
 pub const BLOCK_BYTES: u64 = 1 << 20;
-/// Largest request of a read-ahead. Several smaller ones in parallel beat one large one at a distance of milliseconds, and
-/// the first bytes are there sooner; below this, requests cost more than they bring.
-pub const FETCH_BYTES: u64 = 4 << 20;
+/// Largest request of a read-ahead. One request of an object store brings some 100 MB/s, so several smaller ones in parallel
+/// beat a large one, and the first bytes are there sooner; far below this, the way there takes longer than the bytes.
+pub const FETCH_BYTES: u64 = 2 << 20;
 /// A reader that has read this much without a gap goes on: a point query reads less of a column.
 pub const SEQUENTIAL_AFTER_BYTES: u64 = 384 << 10;
 /// How far a sequential reader is led at first, and at most.
-pub const AHEAD_FIRST_BYTES: u64 = 8 << 20;
-pub const AHEAD_LONGEST_BYTES: u64 = 32 << 20;
+pub const AHEAD_FIRST_BYTES: u64 = 16 << 20;
+pub const AHEAD_LONGEST_BYTES: u64 = 48 << 20;
 /// A gap that a sequential reader may leave: ClickHouse skips granules that it knows it does not need.
 pub const GAP_BYTES: u64 = 1 << 20;
 /// Requests under way at once over all blobs, and so, times [`FETCH_BYTES`], the memory that they take.

@@ -147,9 +147,10 @@ impl Partials {
         partial.departures += 1;
         partial.present -= 1;
         partial.blocks[block as usize] = Block::Leaving;
-        let Range { start, end } = span(&(block..block + 1), partial.bytes);
+        let offset = span(&(block..block + 1), partial.bytes).start;
         let (path, file) = (partial.path.clone(), partial.file.upgrade());
-        Some(Hole { key, life: partial.life, block, offset: start, bytes: end - start, path, file })
+        // Also of a short last block: only whole pages are given back.
+        Some(Hole { key, life: partial.life, block, offset, bytes: BLOCK_BYTES, path, file })
     }
 
     /// An evicted block is off the disk. True if nothing else of its blob is here or on its way.

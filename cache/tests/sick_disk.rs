@@ -3,45 +3,11 @@
 mod common;
 
 use std::io::Write;
-use std::path::Path;
-use std::process::Command;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use common::{content, fill, key, read, stage};
+use common::{Disk, content, fill, key, read, stage};
 use moorhouse_cache::{BlobCache, CacheError, FetchRange};
-use tempfile::TempDir;
-
-/// A small file system, unmounted at the end.
-struct Disk(TempDir);
-
-impl Disk {
-    fn new(options: &str) -> Self {
-        let disk = Self(tempfile::tempdir().expect("a directory"));
-        let at = disk.path().to_str().expect("plain").to_owned();
-        run("mount", &["-t", "tmpfs", "-o", options, "cache-test", &at]);
-        disk
-    }
-
-    fn path(&self) -> &Path {
-        self.0.path()
-    }
-
-    fn remount(&self, mode: &str) {
-        run("mount", &["-o", &format!("remount,{mode}"), self.path().to_str().expect("plain")]);
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        run("umount", &["-l", self.path().to_str().expect("plain")]);
-    }
-}
-
-fn run(program: &str, arguments: &[&str]) {
-    let ran = Command::new(program).args(arguments).output().expect("runs");
-    assert!(ran.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&ran.stderr));
-}
 
 fn from_store(number: u128, bytes: usize) -> FetchRange {
     let blob: Bytes = content(number, bytes).into();

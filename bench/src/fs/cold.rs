@@ -72,23 +72,10 @@ async fn at_distance(field: &Field<'_>, tables: &[Table], scale: &Scale) -> Resu
 /// Nothing of the table's data is in memory or on the SSD afterwards; that it is attached stays true.
 pub async fn cool(field: &Field<'_>, table: &Table) -> Result<(), BenchError> {
     if table.contender == Contender::Moorhouse {
-        field.warehouse.restart_cold(field.owner).await?;
-        warm_up(table).await?;
+        field.warehouse.drop_cache(field.owner).await?;
     }
     for cache in ["MARK", "PRIMARY INDEX", "INDEX MARK", "UNCOMPRESSED", "QUERY CONDITION", "FILESYSTEM"] {
         table.run(&format!("SYSTEM DROP {cache} CACHE")).await?;
     }
     drop_page_cache().await
-}
-
-/// A started engine has yet to start threads and to touch its own code; the rivals' has done that long ago.
-async fn warm_up(table: &Table) -> Result<(), BenchError> {
-    for statement in [
-        "SELECT count(), max(number % 7) FROM numbers_mt(20000000) FORMAT Null",
-        "SELECT * FROM system.parts FORMAT Null",
-        "SELECT * FROM system.columns WHERE database = 'system' ORDER BY name LIMIT 100 FORMAT TSV",
-    ] {
-        table.ask(statement).await?;
-    }
-    Ok(())
 }

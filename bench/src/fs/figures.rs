@@ -46,6 +46,9 @@ pub const FIGURES: &[Figure] = &[
     shown("agent_memory_per_100k_parts", Unit::Mebibytes),
     shown("reader_agent_memory_per_100k_parts", Unit::Mebibytes),
     shown("durability_local_small_insert", Unit::Milliseconds),
+    shown("durability_replicated_small_insert", Unit::Milliseconds),
+    shown("durability_object_small_insert", Unit::Milliseconds),
+    shown("durability_object_small_insert_20ms", Unit::Milliseconds),
 ];
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use super::machine::{drop_page_cache, timed_ms};
 use super::scale::Scale;
 use super::speed::events;
 use super::writes::in_turn;
-use super::{memory, metadata, readers};
+use super::{durability, memory, metadata, readers};
 use crate::contender::{Contender, Definition, Field, Table};
 use crate::error::BenchError;
 use crate::proxy::Method;
@@ -34,6 +34,10 @@ pub const FIGURES: &[&str] = &[
     "meta_link_vs_local",
     "meta_readdir_vs_local",
     "meta_unlink_vs_local",
+    "durability_local_small_insert",
+    "durability_replicated_small_insert",
+    "durability_object_small_insert",
+    "durability_object_small_insert_20ms",
     "agent_memory_per_100k_parts",
     "reader_agent_memory_per_100k_parts",
 ];
@@ -75,6 +79,7 @@ pub async fn run(ground: &Ground, scale: &Scale, recorder: &mut Recorder) -> Res
         let compared = [&tables[0], &tables[2]];
         recorder.step(ATTACH_FIGURES, async |recorder| attach(ground, &field, compared, scale, recorder).await).await;
     }
+    recorder.step(durability::FIGURES, async |recorder| durability::run(ground, &field, scale, recorder).await).await;
     recorder.step(memory::FIGURES, async |recorder| memory::run(&field, scale, recorder).await).await;
     field.drop(tables).await
 }
@@ -156,6 +161,7 @@ async fn attach_at(
 /// With an empty SSD the node starts again, and its agent attaches the table: the engine's log tells how long that took.
 async fn attach_at_start(field: &Field<'_>, table: &Table) -> Result<f64, BenchError> {
     cool(field, table).await?;
+    field.warehouse.restart(field.owner).await?;
     table.run("SYSTEM FLUSH LOGS").await?;
     let sql = format!(
         "SELECT query_duration_ms FROM system.query_log WHERE type = 'QueryFinish' \

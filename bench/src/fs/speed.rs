@@ -2,7 +2,7 @@
 
 use super::ground::Ground;
 use super::scale::Scale;
-use super::{cold, durability, hot, writes};
+use super::{cold, hot, writes};
 use crate::contender::{Contender, Definition, Field, Table};
 use crate::error::BenchError;
 use crate::report::Recorder;
@@ -14,7 +14,6 @@ pub const FIGURES: &[&str] = &[
     "mutation_vs_local",
     "small_insert_vs_local",
     "small_insert_vs_local_fsync",
-    "durability_local_small_insert",
     "hot_scan_vs_local",
     "hot_groupby_vs_local",
     "point_query_vs_local",
@@ -59,7 +58,6 @@ pub async fn run(ground: &Ground, scale: &Scale, recorder: &mut Recorder) -> Res
     let held = ground.proxy(Contender::Moorhouse).hold_writes();
     recorder.step(writes::FIGURES, async |recorder| writes::run(&field, scale, recorder).await).await;
     recorder.step(writes::SMALL_FIGURES, async |recorder| writes::run_small(&field, scale, recorder).await).await;
-    recorder.step(durability::FIGURES, async |recorder| durability::run(&field, scale, recorder).await).await;
     let mut loaded = Vec::new();
     if recorder.wants_any(hot::FIGURES) || recorder.wants_any(cold::FIGURES) {
         loaded = load(&field, scale, [Contender::Moorhouse, Contender::Local]).await?;

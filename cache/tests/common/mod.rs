@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use moorhouse_cache::{BlobCache, BlobKey, Tenant};
 
@@ -98,4 +99,41 @@ pub fn copy_tree(from: &Path, to: &Path) {
             fs::copy(entry.path(), target).expect("copies");
         }
     }
+}
+
+/// A small file system in memory, unmounted at the end. Needs root.
+pub struct Disk(tempfile::TempDir);
+
+impl Disk {
+    pub fn new(options: &str) -> Self {
+        let disk = Self(tempfile::tempdir().expect("a directory"));
+        let at = disk.path().to_str().expect("plain").to_owned();
+        run("mount", &["-t", "tmpfs", "-o", options, "cache-test", &at]);
+        disk
+    }
+
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// What its file system has given out, as of one moment.
+    pub fn used_bytes(&self) -> u64 {
+        let looked = nix::sys::statvfs::statvfs(self.path()).expect("looks");
+        (looked.blocks() - looked.blocks_free()) * looked.fragment_size()
+    }
+
+    pub fn remount(&self, mode: &str) {
+        run("mount", &["-o", &format!("remount,{mode}"), self.path().to_str().expect("plain")]);
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        run("umount", &["-l", self.path().to_str().expect("plain")]);
+    }
+}
+
+fn run(program: &str, arguments: &[&str]) {
+    let ran = Command::new(program).args(arguments).output().expect("runs");
+    assert!(ran.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&ran.stderr));
 }

@@ -10,3 +10,4 @@ mod moves;
 mod process;
 mod registration;
 mod restart;
+mod sweeping;

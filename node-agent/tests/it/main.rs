@@ -3,6 +3,7 @@
 mod cache;
 mod fs_semantics;
 mod lasting;
+mod model;
 mod posix;
 mod scale;
 mod scripted;

@@ -87,9 +87,21 @@ impl Scene {
             self.insert().await;
         }
         self.say(&format!("{process} died at {failpoint} after {} rows", self.acknowledged.len() - before));
-        self.moorctl(&["dev", "kill", process], &[]);
-        self.moorctl(&["dev", "start", process], &SHORT_GRACES);
+        self.start_again(process).await;
         self.works_again().await;
+    }
+
+    /// The engine of an agent that died ends a moment later: until then its ports are taken.
+    async fn start_again(&self, process: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let start = output(self.warehouse.home.moorctl(&["dev", "start", process]).envs(SHORT_GRACES));
+            if start.status.success() {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{}{}", stderr(&start), self.warehouse.home.logs());
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
     }
 
     async fn works_again(&self) {

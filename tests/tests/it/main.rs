@@ -4,6 +4,7 @@ mod bad_input;
 mod crash;
 mod definitions;
 mod demo;
+mod differential;
 mod documents;
 mod elasticity;
 mod examples;

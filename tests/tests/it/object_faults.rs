@@ -11,7 +11,8 @@ use moorhouse_tests::warehouse::TestWarehouse;
 use serde_json::Value;
 
 const PATIENCE: Duration = Duration::from_secs(90);
-const SUM: &str = "SELECT count(), sum(id), sum(length(note)) FROM ill.events";
+/// Reads every byte of both columns.
+const SUM: &str = "SELECT count(), sum(id), sum(cityHash64(note)) FROM ill.events";
 
 struct Scene {
     warehouse: TestWarehouse,
@@ -41,15 +42,20 @@ impl Scene {
     }
 
     async fn insert(&mut self) {
-        let (from, rows) = (self.rows, 1_000);
-        let insert = format!("INSERT INTO ill.events SELECT number, toString(number) FROM numbers({from}, {rows})");
+        // More than what attaching a part reads along.
+        let (from, rows) = (self.rows, 100_000);
+        let insert =
+            format!("INSERT INTO ill.events SELECT number, hex(MD5(toString(number))) FROM numbers({from}, {rows})");
         self.client(0).execute(&insert).await.expect("an INSERT needs no object store");
         self.rows += rows;
     }
 
-    fn right(&self) -> String {
-        let digits: usize = (0..self.rows).map(|id| id.to_string().len()).sum();
-        format!("{}\t{}\t{digits}\n", self.rows, self.rows * (self.rows - 1) / 2)
+    /// What the writer answers from its own disk.
+    async fn right(&self) -> String {
+        let answer = self.client(0).query(SUM).await.expect("the writer has all of it");
+        let beginning = format!("{}\t{}\t", self.rows, self.rows * (self.rows - 1) / 2);
+        assert!(answer.starts_with(&beginning), "{answer} instead of {beginning}");
+        answer
     }
 
     fn staged(&self) -> u64 {
@@ -88,10 +94,11 @@ async fn uploads_go_on_after_an_illness_and_reads_are_never_wrong() {
         scene.proxy.set(fault);
         scene.insert().await;
         scene.wait(&format!("{fault:?} hits an upload"), || scene.proxy.hit() > 0).await;
-        assert_eq!(scene.client(0).query(SUM).await.as_deref(), Ok(scene.right().as_str()), "{fault:?}");
+        scene.right().await;
         scene.proxy.set(Fault::None);
         scene.wait(&format!("all is stored after {fault:?}"), || scene.staged() == 0).await;
     }
+    let right = scene.right().await;
     let (clean, found) = scene.fsck();
     assert!(clean && found["bytes_read"].as_u64() > Some(0), "{found:#}");
 
@@ -102,7 +109,7 @@ async fn uploads_go_on_after_an_illness_and_reads_are_never_wrong() {
         let deadline = Instant::now() + PATIENCE;
         while scene.proxy.hit() == 0 {
             match tokio::time::timeout(PATIENCE, bi.query(SUM)).await {
-                Ok(Ok(answer)) => assert_eq!(answer, scene.right(), "{fault:?} was served"),
+                Ok(Ok(answer)) => assert_eq!(answer, right, "{fault:?} was served"),
                 // Clean: whatever the words, it is no answer.
                 Ok(Err(_)) | Err(_) => {}
             }
@@ -113,7 +120,7 @@ async fn uploads_go_on_after_an_illness_and_reads_are_never_wrong() {
         loop {
             match bi.query(SUM).await {
                 Ok(answer) => {
-                    assert_eq!(answer, scene.right(), "after {fault:?}");
+                    assert_eq!(answer, right, "after {fault:?}");
                     break;
                 }
                 Err(error) => {
