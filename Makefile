@@ -3,7 +3,7 @@ export CARGO_BUILD_JOBS ?= 2
 DEMO_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-tests build check test demo clean
+.PHONY: help setup setup-tests build check test bench-gateway demo clean
 
 help: ## Lists these commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -24,6 +24,10 @@ check: ## Formatting, lints and documentation, warnings being errors
 
 test: setup-tests build ## Runs every test, with real etcd, S3 and ClickHouse
 	cargo test --workspace
+
+bench-gateway: setup ## What the gateway costs, into target/bench/gateway.json; QUICK=1 only shows that it works
+	cargo build --workspace --bins --release
+	cargo bench -p moorhouse-gateway --bench gateway
 
 demo: setup build ## Runs the whole system on TPC-H; KEEP=1 leaves it running
 	target/debug/moorhouse-demo $(if $(KEEP),--keep) $(DEMO_ARGS)

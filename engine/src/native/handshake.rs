@@ -7,8 +7,8 @@ use super::wire::{Reader, put_number, put_text};
 
 /// The newest revision whose packets this crate has read; peers are told no higher one. (54 475: query and line numbers.)
 pub const NEWEST_REVISION: u64 = 54_475;
-/// The oldest one: clients of 2018 and later.
-pub const OLDEST_REVISION: u64 = 54_372;
+/// The oldest one that may ask: before it, servers had no time zone to tell.
+pub const OLDEST_REVISION: u64 = 54_058;
 const REVISION_TIMEZONE: u64 = 54_058;
 const REVISION_DISPLAY_NAME: u64 = 54_372;
 const REVISION_PATCH: u64 = 54_401;

@@ -1,8 +1,10 @@
 //! What a ClickHouse HTTP request says about itself, apart from its statement.
 
-use hyper::Uri;
-use hyper::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderName};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use hyper::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderName};
 use hyper::http::request::Parts;
+use hyper::{Method, Uri};
 use url::form_urlencoded;
 
 /// The parameters of a request's URL, decoded, in order.
@@ -47,6 +49,20 @@ impl Asked {
             .unwrap_or("default")
     }
 
+    pub fn host(&self) -> Option<&str> {
+        self.header(HOST.as_str()).or_else(|| self.head.uri.host())
+    }
+
+    /// The user's bare name, wherever the request says it.
+    pub fn user_name(&self) -> Option<String> {
+        let said = self.header("x-clickhouse-user").or_else(|| self.parameters.get("user"));
+        said.map(str::to_owned).or_else(|| {
+            let encoded = self.header(AUTHORIZATION.as_str())?.strip_prefix("Basic ")?;
+            let decoded = String::from_utf8(BASE64_STANDARD.decode(encoded.trim()).ok()?).ok()?;
+            decoded.split_once(':').map(|(user, _)| user.to_owned())
+        })
+    }
+
     /// The database that the request itself names; the header wins, as in the engine.
     pub fn database(&self) -> Option<&str> {
         self.header("x-clickhouse-database").or_else(|| self.parameters.get("database"))
@@ -86,6 +102,12 @@ impl Asked {
         let headers = ["x-clickhouse-user", "x-clickhouse-key", "x-clickhouse-quota"].map(HeaderName::from_static);
         (query.finish(), headers.into_iter().chain([AUTHORIZATION]).collect())
     }
+}
+
+/// Asks whether somebody is there, and nothing else.
+pub fn is_ping(head: &Parts) -> bool {
+    let only_looks = matches!(head.method, Method::GET | Method::HEAD);
+    head.uri.path() == "/ping" || (head.uri.path() == "/" && only_looks && head.uri.query().is_none())
 }
 
 /// How a request's body is compressed.
