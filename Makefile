@@ -6,7 +6,7 @@ SEEDS ?= 10000
 FROM ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-tests build check test simulate demo bench bench-fs clean
+.PHONY: help setup setup-tests build check test simulate demo bench bench-fs bench-gateway clean
 
 help: ## Lists these commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -30,6 +30,10 @@ test: setup-tests build ## Runs every test, with real etcd, S3 and ClickHouse
 
 simulate: ## Runs SEEDS=n simulations of the metadata plane, from seed FROM=n
 	cargo run --release -p moorhouse-simulation --bin moorhouse-simulate -- --seeds $(SEEDS) --from $(FROM)
+
+bench-gateway: setup ## What the gateway costs, into target/bench/gateway.json; QUICK=1 only shows that it works
+	cargo build --workspace --bins --release
+	cargo bench -p moorhouse-gateway --bench gateway
 
 demo: setup build ## Runs the whole system on TPC-H; KEEP=1 leaves it running
 	target/debug/moorhouse-demo $(if $(KEEP),--keep) $(DEMO_ARGS)

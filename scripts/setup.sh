@@ -12,6 +12,7 @@ readonly CHDB_VERSION=26.7.3-stable.1
 readonly GARAGE_VERSION=2.5.0
 readonly PJDFSTEST_VERSION=0.2.2
 readonly CLICKHOUSE_CONNECT_VERSION=1.12.0
+readonly CLICKHOUSE_DRIVER_VERSION=0.2.11
 readonly CLICKHOUSE_JS_VERSION=1.23.1
 readonly OLDEST_ENGINE=25.8
 readonly CACHE="${XDG_CACHE_HOME:-$HOME/.cache}/moorhouse"
@@ -130,6 +131,16 @@ install_python_client() {
   touch "$home/.complete"
 }
 
+install_python_driver() {
+  local home="$CACHE/python-clickhouse-driver-$CLICKHOUSE_DRIVER_VERSION"
+  [ -e "$home/.complete" ] && return 0
+  say "making a Python environment with clickhouse-driver $CLICKHOUSE_DRIVER_VERSION in $home"
+  rm -rf "$home"
+  python3 -m venv "$home"
+  "$home/bin/pip" install --quiet --disable-pip-version-check "clickhouse-driver[lz4,zstd]==$CLICKHOUSE_DRIVER_VERSION"
+  touch "$home/.complete"
+}
+
 install_js_client() {
   local home="$CACHE/js-clickhouse-client-$CLICKHOUSE_JS_VERSION"
   [ -d "$home/node_modules/@clickhouse/client" ] && return 0
@@ -153,6 +164,7 @@ check_fuse
 install_engine
 if [ "$with_tests" = yes ]; then
   install_python_client
+  install_python_driver
   install_js_client
   install_garage
   install_pjdfstest

@@ -11,7 +11,8 @@ use std::sync::Arc;
 
 use moorhouse_base::clock::Clock;
 use moorhouse_catalog::state::orphans::ObjectUse;
-use moorhouse_catalog::{FileEntry, Location, Manifest, ObjectKey, TableShard};
+use moorhouse_catalog::state::Shard;
+use moorhouse_catalog::{FileEntry, Location, Manifest, ObjectKey, PackedPart, PartPath, TableShard};
 use moorhouse_objects::Objects;
 use moorhouse_proto::{FsckEvent, FsckFinding, FsckRequest, FsckSummary};
 use tokio::sync::mpsc;
@@ -102,12 +103,15 @@ impl Fsck {
 
     async fn references(&self, report: &mut Report) -> Result<Vec<Reference>, WalkError> {
         let parts = self.owner.read(|catalog| {
-            let shards = catalog.shards().iter();
-            shards.flat_map(|(at, shard)| shard.parts.values().map(|part| (*at, Arc::clone(part)))).collect::<Vec<_>>()
+            let packed = |(at, shard): (TableShard, &Shard)| {
+                shard.parts.iter().map(|(path, part)| (at, path.clone(), part.clone())).collect::<Vec<_>>()
+            };
+            catalog.live_shards().flat_map(packed).collect::<Vec<_>>()
         });
         let parts = parts.await?;
         report.summary.parts = parts.len() as u64;
-        let files = |(at, part): (TableShard, Arc<Manifest>)| {
+        let files = |(at, path, part): (TableShard, PartPath, PackedPart)| {
+            let part = Arc::new(part.open(at, &path));
             (0..part.files.len()).map(move |file| Reference { at, part: Arc::clone(&part), file })
         };
         Ok(parts.into_iter().flat_map(files).collect())
@@ -176,7 +180,7 @@ impl Fsck {
     async fn still_refers(&self, reference: &Reference) -> Result<bool, WalkError> {
         let (at, part, file) = (reference.at, reference.part.part.clone(), reference.file().clone());
         let there = self.owner.read(move |catalog| {
-            let now = catalog.shards().get(&at).and_then(|shard| shard.parts.get(&part));
+            let now = catalog.shard(at).and_then(|shard| shard.manifest(at, &part));
             now.is_some_and(|manifest| manifest.files.contains(&file))
         });
         Ok(there.await?)

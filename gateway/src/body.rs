@@ -52,6 +52,19 @@ impl RequestBody {
         self.lock().rest.as_ref().is_none_or(Body::is_end_stream)
     }
 
+    /// The same body once more, if all of it was peeked at and is no longer than `longest`: for a request that is repeated.
+    pub fn again(&self, longest: usize) -> Option<Self> {
+        let body = self.lock();
+        if !body.rest.as_ref().is_none_or(Body::is_end_stream) {
+            return None;
+        }
+        let mut all = Vec::new();
+        for data in body.seen.iter().filter_map(Frame::data_ref) {
+            all.extend_from_slice(data);
+        }
+        (all.len() <= longest).then(|| Self::of_bytes(all))
+    }
+
     /// Reads one more frame and keeps it for the one who sends the body; `None` at the end.
     pub async fn peek(&self) -> Result<Option<Bytes>, hyper::Error> {
         let frame = poll_fn(|cx| match &mut self.lock().rest {

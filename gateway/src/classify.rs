@@ -8,6 +8,7 @@ mod parser;
 mod refuse;
 
 use crate::exception::{Code, Exception};
+use crate::lexer::Kind;
 
 pub use ddl::{CreateDatabase, CreateTable, DropDatabase, DropTable};
 use parser::{Parser, Stop};
@@ -22,8 +23,12 @@ pub struct TableName {
 /// A statement by where it must go.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Statement {
-    /// To any node of the group: SELECT and all that only looks, settings, temporary tables, and what nobody knows.
+    /// To any node of the group: SELECT and all that only looks. May be said again elsewhere when a node dies.
     Read,
+    /// To the session's node: settings, roles, temporary tables (whose name this is).
+    Session(Option<String>),
+    /// To any node of the group, once: what nobody here knows.
+    Other,
     /// `USE db`: a read that changes the session's database.
     Use(String),
     /// To a node of the table's owner group.
@@ -70,13 +75,14 @@ pub fn classify(text: &[u8], extent: Extent, parameter: &dyn Fn(&str) -> Option<
                 Code::QueryIsTooLarge,
                 "A CREATE or DROP statement may have up to 64 KiB. Shorten it, for example its comments.",
             )),
-            _ => Statement::Read,
+            Ok(Some(word)) if matches!(word.as_str(), "SELECT" | "WITH") => Statement::Read,
+            _ => Statement::Other,
         }),
     }
 }
 
 fn statement(parser: &mut Parser<'_>) -> Result<Statement, Stop> {
-    let Some(first) = parser.keyword()? else { return Ok(Statement::Read) };
+    let Some(first) = parser.keyword()? else { return Ok(without_keyword(parser)) };
     match first.as_str() {
         "INSERT" => insert(parser),
         "WITH" => with(parser),
@@ -87,10 +93,20 @@ fn statement(parser: &mut Parser<'_>) -> Result<Statement, Stop> {
             Some("MUTATION") => Err(refuse::statement("KILL MUTATION")),
             _ => Ok(Statement::KillQuery),
         },
+        "SET" => Ok(Statement::Session(None)),
+        "SELECT" | "FROM" | "SHOW" | "DESC" | "DESCRIBE" | "EXISTS" | "EXPLAIN" | "CHECK" => Ok(Statement::Read),
         other => match refuse::by_first_word(other) {
             Some(refusal) => Err(refusal),
-            None => Ok(Statement::Read),
+            None => Ok(Statement::Other),
         },
+    }
+}
+
+/// A SELECT may stand in parentheses.
+fn without_keyword(parser: &mut Parser<'_>) -> Statement {
+    match parser.peek() {
+        Ok(Some(token)) if token.kind == Kind::Open(b'(') => Statement::Read,
+        _ => Statement::Other,
     }
 }
 
@@ -99,9 +115,9 @@ fn insert(parser: &mut Parser<'_>) -> Result<Statement, Stop> {
     parser.accept("INTO")?;
     parser.accept("TABLE")?;
     if parser.accept("FUNCTION")? {
-        return Ok(Statement::Read);
+        return Ok(Statement::Other);
     }
-    Ok(parser.table_name()?.map_or(Statement::Read, Statement::Insert))
+    Ok(parser.table_name()?.map_or(Statement::Other, Statement::Insert))
 }
 
 /// After `WITH`: the list may stand before an INSERT as well as before a SELECT.
@@ -119,7 +135,7 @@ fn with(parser: &mut Parser<'_>) -> Result<Statement, Stop> {
 
 /// After `USE`: `[DATABASE] db`.
 fn use_database(parser: &mut Parser<'_>) -> Result<Statement, Stop> {
-    let Some(mut name) = parser.name()? else { return Ok(Statement::Read) };
+    let Some(mut name) = parser.name()? else { return Ok(Statement::Other) };
     if name.eq_ignore_ascii_case("DATABASE")
         && let Some(after) = parser.name()?
     {

@@ -146,6 +146,20 @@ impl Cluster {
         Some(self.lease(node, work))
     }
 
+    /// This node of a group, counted as busy, if it is ready.
+    pub fn take(&self, group: &GroupName, name: &NodeName, work: Work) -> Option<Lease> {
+        let known = self.known.borrow().clone();
+        known.nodes(group).find(|node| node.node == *name && node.ready).map(|node| self.lease(node, work))
+    }
+
+    /// Whether another ready node of the group has less to do by more than one statement: then it pays to go there.
+    pub fn is_overloaded(&self, group: &GroupName, name: &NodeName) -> bool {
+        let known = self.known.borrow().clone();
+        let statements = |node: &NodeName| self.load(node).statements.load(Ordering::Relaxed);
+        let least = known.nodes(group).filter(|node| node.ready).map(|node| statements(&node.node)).min();
+        least.is_some_and(|least| statements(name) > least + 1)
+    }
+
     fn lease(&self, node: &NodeEndpoint, work: Work) -> Lease {
         let load = self.load(&node.node);
         load.of(work).fetch_add(1, Ordering::Relaxed);

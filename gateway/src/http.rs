@@ -4,6 +4,7 @@ mod answer;
 mod definition;
 mod forward;
 mod kill;
+mod on_behalf;
 mod request;
 mod statement;
 
@@ -22,8 +23,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use lru::LruCache;
 use moorhouse_base::tasks::TaskGroup;
 use moorhouse_catalog::GroupName;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::body::{Account, AnswerBody, RequestBody};
@@ -31,8 +31,12 @@ use crate::classify::{Statement, TableName};
 use crate::cluster::Cluster;
 use crate::controller::Controller;
 use crate::limits;
+use crate::listen::{Doors, Entrance, Hints, Stream, Visitor};
 use crate::metrics::Class;
 use request::Asked;
+
+pub use forward::ready_node;
+pub use on_behalf::Credentials;
 
 /// Speaks to engines; shared by all endpoints, for their connection pool.
 pub type NodeClient = Client<HttpConnector, RequestBody>;
@@ -82,57 +86,7 @@ impl Endpoint {
         Self { group, cluster, controller, nodes, session_databases }
     }
 
-    /// Takes connections until the group of tasks ends; each connection then ends after its current answer.
-    pub async fn serve(self: Arc<Self>, listener: TcpListener, tasks: TaskGroup) {
-        let room = Arc::new(Semaphore::new(limits::CONNECTIONS_PER_LISTENER));
-        loop {
-            let place = room.clone().acquire_owned().await.expect("never closed");
-            let stream = match listener.accept().await {
-                Ok((stream, _)) => stream,
-                Err(error) => {
-                    tracing::warn!(group = %self.group, %error, "cannot take a connection");
-                    tokio::time::sleep(limits::RECONNECT_PAUSE).await;
-                    continue;
-                }
-            };
-            let (endpoint, stopping) = (self.clone(), tasks.token());
-            tasks.spawn_uncancelled("http connection", async move {
-                endpoint.converse(stream, stopping).await;
-                drop(place);
-            });
-        }
-    }
-
-    async fn converse(self: Arc<Self>, stream: TcpStream, stopping: tokio_util::sync::CancellationToken) {
-        let _ = stream.set_nodelay(true);
-        let endpoint = self.clone();
-        let client = stream.peer_addr().ok().map(ClientAddress);
-        let service = service_fn(move |mut request: Request<Incoming>| {
-            if let Some(client) = client {
-                request.extensions_mut().insert(client);
-            }
-            let endpoint = endpoint.clone();
-            async move { Ok::<_, Infallible>(endpoint.answer(request).await) }
-        });
-        let connection = hyper::server::conn::http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(limits::CLIENT_IDLE)
-            .preserve_header_case(true)
-            .serve_connection(TokioIo::new(stream), service);
-        let mut connection = std::pin::pin!(connection);
-        let ended = tokio::select! {
-            ended = connection.as_mut() => ended,
-            () = stopping.cancelled() => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
-            }
-        };
-        if let Err(error) = ended {
-            tracing::debug!(%error, "a client's connection broke");
-        }
-    }
-
-    async fn answer(&self, request: Request<Incoming>) -> Response<AnswerBody> {
+    pub(crate) async fn answer(&self, request: Request<Incoming>) -> Response<AnswerBody> {
         let (head, body) = request.into_parts();
         let asked = Asked::new(head);
         let span = tracing::info_span!(
@@ -148,8 +102,7 @@ impl Endpoint {
     async fn route(&self, asked: Asked, body: RequestBody) -> Response<AnswerBody> {
         let mut account = Account::new();
         let path = asked.head.uri.path();
-        let only_looks = matches!(asked.head.method, Method::GET | Method::HEAD);
-        if path == "/ping" || (path == "/" && only_looks && asked.head.uri.query().is_none()) {
+        if request::is_ping(&asked.head) {
             return answer::pong(account);
         }
         if path != "/" || asked.head.method == Method::OPTIONS {
@@ -164,6 +117,10 @@ impl Endpoint {
         };
         match statement {
             Statement::Read => {
+                note(&mut account, Class::Read);
+                self.pass_read(asked, body, account).await
+            }
+            Statement::Session(_) | Statement::Other => {
                 note(&mut account, Class::Read);
                 self.pass(asked, body, &self.group, account).await
             }
@@ -230,6 +187,64 @@ impl Endpoint {
             self.session_databases.lock().expect("no holder panics").put(key, database);
         }
         answer
+    }
+}
+
+/// Serves one client's connection until it goes, or until `stopping` after the current answer.
+pub async fn converse(
+    stream: Box<dyn Stream>,
+    doors: Arc<Doors>,
+    entrance: Entrance,
+    visitor: Visitor,
+    stopping: CancellationToken,
+) {
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(ClientAddress(visitor.address));
+        let (doors, entrance, server_name) = (doors.clone(), entrance.clone(), visitor.server_name.clone());
+        async move { Ok::<_, Infallible>(enter(request, &doors, &entrance, server_name.as_deref()).await) }
+    });
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits::CLIENT_IDLE)
+        .preserve_header_case(true)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = std::pin::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = stopping.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a client's connection broke");
+    }
+}
+
+/// Finds the group that the request means.
+async fn enter(
+    request: Request<Incoming>,
+    doors: &Doors,
+    entrance: &Entrance,
+    server_name: Option<&str>,
+) -> Response<AnswerBody> {
+    let chosen = match entrance {
+        Entrance::Group(_) => doors.choose(entrance, Hints::default()),
+        Entrance::Shared => {
+            let (head, body) = request.into_parts();
+            let asked = Asked::new(head);
+            let (host, user) = (asked.host().map(str::to_owned), asked.user_name());
+            let hints = Hints { server_name, host: host.as_deref(), user: user.as_deref() };
+            return match doors.choose(entrance, hints) {
+                Ok(group) => doors.http(group).answer(Request::from_parts(asked.head, body)).await,
+                Err(_) if request::is_ping(&asked.head) => answer::pong(Account::new()),
+                Err(exception) => answer::refusal(&asked, &exception, Account::new()),
+            };
+        }
+    };
+    match chosen {
+        Ok(group) => doors.http(group).answer(request).await,
+        Err(exception) => answer::refusal(&Asked::new(request.into_parts().0), &exception, Account::new()),
     }
 }
 

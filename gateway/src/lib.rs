@@ -12,6 +12,8 @@ pub mod exception;
 pub mod http;
 pub mod lexer;
 pub mod limits;
+pub mod listen;
 pub mod metrics;
 pub mod native;
 pub mod server;
+pub mod tls;

@@ -30,3 +30,26 @@ pub const SESSIONS: usize = 10_000;
 pub const CONTROLLER_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3));
 /// How long open statements may run on after SIGTERM.
 pub const DRAIN: Duration = Duration::from_secs(8);
+/// The longest statement that a native client may send.
+pub const STATEMENT_BYTES: usize = 100 * 1024 * 1024;
+/// What a Query packet may have besides its statement: settings, parameters.
+pub const QUERY_EXTRA_BYTES: usize = 4 * 1024 * 1024;
+/// The longest hello, and what may be read at once from a connection that was silent.
+pub const HELLO_BYTES: usize = 1024 * 1024;
+/// For the handshake with a native client, and with a node.
+pub const HANDSHAKE: Duration = Duration::from_secs(10);
+/// How long a native client may keep a connection open without a statement; as ClickHouse's idle_connection_timeout.
+pub const NATIVE_IDLE: Duration = Duration::from_secs(3600);
+/// Room for a read on a connection that was silent, and on one that sends a lot.
+pub const IDLE_READ_BYTES: usize = 4 * 1024;
+pub const BUSY_READ_BYTES: usize = 256 * 1024;
+/// Writes up to this size wait for what follows them.
+pub const SMALL_WRITE_BYTES: usize = 16 * 1024;
+/// The longest read-only statement, its data included, that is kept to be said again when its node dies.
+pub const RETRY_BYTES: usize = 1024 * 1024;
+/// The largest compressed frame of a client, packed or unpacked.
+pub const FRAME_BYTES: usize = 256 * 1024 * 1024;
+/// Statements that changed a native connection's session and are said again on another node.
+pub const SESSION_STATEMENTS: usize = 64;
+/// How often certificates' files are looked at for a change.
+pub const CERTIFICATE_CHECK: Duration = Duration::from_secs(5);

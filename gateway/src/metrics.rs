@@ -72,12 +72,16 @@ impl Protocol {
 const REGISTERED: &str = "each metric is registered once, under its own name";
 
 pub static REQUESTS: LazyLock<IntCounterVec> = LazyLock::new(|| {
-    register_int_counter_vec!("moorhouse_gateway_requests_total", "HTTP requests ended", &["class", "outcome"])
-        .expect(REGISTERED)
+    register_int_counter_vec!(
+        "moorhouse_gateway_requests_total",
+        "Native statements and HTTP requests ended",
+        &["class", "outcome"]
+    )
+    .expect(REGISTERED)
 });
 pub static SECONDS: LazyLock<HistogramVec> = LazyLock::new(|| {
     let buckets = vec![0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0];
-    let help = "Seconds from a request's head to the end of its answer";
+    let help = "Seconds from a statement or an HTTP request to the end of its answer";
     register_histogram_vec!("moorhouse_gateway_request_seconds", help, &["class"], buckets).expect(REGISTERED)
 });
 pub static IN_FLIGHT: LazyLock<IntGaugeVec> = LazyLock::new(|| {
@@ -93,7 +97,7 @@ pub static BYTES_OUT: LazyLock<IntCounterVec> = LazyLock::new(|| {
         .expect(REGISTERED)
 });
 pub static RETRIES: LazyLock<IntCounter> = LazyLock::new(|| {
-    let help = "Times that a node could not be connected and another attempt was made";
+    let help = "Times that a node was away, or died with a read, and another attempt was made";
     register_int_counter!("moorhouse_gateway_retries_total", help).expect(REGISTERED)
 });
 

@@ -13,35 +13,37 @@ use moorhouse_security::{Dialer, RoleKind};
 use tokio::net::TcpListener;
 
 use crate::cluster::Cluster;
-use crate::config::{Config, GroupListen, Mistakes};
+use crate::config::{Config, Mistakes};
 use crate::controller::Controller;
+use crate::listen::{Doors, Port, Speaks};
+use crate::tls::Tls;
 use crate::{http, limits, native};
 
 /// A gateway with its ports bound, not yet serving.
 pub struct Gateway {
     config: Config,
-    listeners: Vec<(GroupName, TcpListener, TcpListener)>,
+    ports: Vec<Port>,
+    tls: Option<Tls>,
 }
 
 impl Gateway {
-    /// Binds all ports of all groups; the mistakes are the ports that cannot be had.
+    /// Reads certificates and binds all ports; the mistakes are what cannot be had.
     pub async fn bind(config: Config) -> Result<Self, Mistakes> {
         let mut mistakes = Vec::new();
-        let mut listeners = Vec::new();
-        for GroupListen { group, http, native } in &config.groups {
-            match (bind(*http).await, bind(*native).await) {
-                (Ok(http), Ok(native)) => listeners.push((group.clone(), http, native)),
-                (http, native) => mistakes.extend([http.err(), native.err()].into_iter().flatten()),
+        let mut ports = Vec::new();
+        let tls = config.endpoint_tls.clone().map(Tls::load).transpose().map_err(|error| mistakes.push(error)).ok().flatten();
+        for listen in &config.listen {
+            for (address, speaks) in [(listen.http, Speaks::Http), (listen.native, Speaks::Native)] {
+                let tls = tls.clone().filter(|_| listen.tls);
+                match bind(address).await {
+                    Ok(listener) => ports.push(Port { listener, speaks, entrance: listen.entrance.clone(), tls }),
+                    Err(mistake) => mistakes.push(mistake),
+                }
             }
         }
         // Served only when ready, but a taken port is told now.
         mistakes.extend(bind(config.metrics).await.err());
-        if mistakes.is_empty() { Ok(Self { config, listeners }) } else { Err(mistakes) }
-    }
-
-    /// The addresses that were bound, HTTP and native, in the order of the flags.
-    pub fn addresses(&self) -> io::Result<Vec<(SocketAddr, SocketAddr)>> {
-        self.listeners.iter().map(|(_, http, native)| Ok((http.local_addr()?, native.local_addr()?))).collect()
+        if mistakes.is_empty() { Ok(Self { config, ports, tls }) } else { Err(mistakes) }
     }
 
     /// Serves until `stop` resolves; then lets open statements end, up to [`limits::DRAIN`].
@@ -52,6 +54,9 @@ impl Gateway {
         let controller = Controller::new(&self.config.controller, &Dialer::from(credentials));
         let controller = controller.map_err(io::Error::other)?;
         background.spawn("views", controller.clone().follow(cluster.clone()));
+        if let Some(tls) = self.tls {
+            background.spawn("certificates", tls.follow());
+        }
         let nodes = http::node_client(&upstream);
         tokio::pin!(stop);
         let started = tokio::select! {
@@ -59,11 +64,16 @@ impl Gateway {
             () = &mut stop => false,
         };
         if started {
-            for (group, http, native) in self.listeners {
-                let endpoint = http::Endpoint::new(group.clone(), cluster.clone(), controller.clone(), nodes.clone());
-                clients.spawn("http listener", Arc::new(endpoint).serve(http, clients.clone()));
-                let endpoint = native::Endpoint::new(group, cluster.clone());
-                clients.spawn("native listener", Arc::new(endpoint).serve(native, clients.clone()));
+            let endpoints = |group: GroupName| {
+                let http = http::Endpoint::new(group.clone(), cluster.clone(), controller.clone(), nodes.clone());
+                let http = Arc::new(http);
+                let native = native::Endpoint::new(group.clone(), cluster.clone(), http.clone());
+                (group, (http, Arc::new(native)))
+            };
+            let groups = self.config.groups.into_iter().map(endpoints).collect();
+            let doors = Arc::new(Doors { groups, users: self.config.users });
+            for port in self.ports {
+                clients.spawn("port", port.serve(doors.clone(), clients.clone()));
             }
             let metrics = telemetry::serve_metrics(self.config.metrics, &background).await?;
             tracing::info!(%metrics, "the gateway is ready");

@@ -15,6 +15,15 @@ pub enum Mark {
     End(Kind),
 }
 
+/// A run of bytes of one field.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Piece {
+    pub length: usize,
+    /// The bytes are the message's own, not a chunk's size.
+    pub is_content: bool,
+    pub mark: Option<Mark>,
+}
+
 /// The stream is not chunked after all: a message without content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Broken;
@@ -30,6 +39,12 @@ enum Position {
 /// Where in the stream one direction is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Framing(Position);
+
+impl Default for Framing {
+    fn default() -> Self {
+        Self::new()
+    }
+}
 
 impl Framing {
     pub fn new() -> Self {
@@ -57,6 +72,13 @@ impl Framing {
             }
         }
         Ok((used, None))
+    }
+
+    /// Goes on through one field, for who wants the content without the sizes. `bytes` is not empty.
+    pub fn piece(&mut self, bytes: &[u8]) -> Result<Piece, Broken> {
+        let is_content = matches!(self.0, Position::Bytes { .. });
+        let (length, mark) = self.advance(bytes)?;
+        Ok(Piece { length, is_content, mark })
     }
 
     /// Through one field; `bytes` is not empty.

@@ -42,10 +42,13 @@ pub fn create(parser: &mut Parser<'_>) -> Result<Statement, Stop> {
         Some("TABLE") => Ok(Statement::Ddl(Ddl::CreateTable(create_table(parser)?))),
         Some("DATABASE" | "SCHEMA") => Ok(Statement::Ddl(Ddl::CreateDatabase(create_database(parser)?))),
         // Lives in the session of one node, which session stickiness finds again.
-        Some("TEMPORARY") if parser.accept("TABLE")? => Ok(Statement::Read),
+        Some("TEMPORARY") if parser.accept("TABLE")? => {
+            parser.accept_all(&["IF", "NOT", "EXISTS"])?;
+            Ok(Statement::Session(parser.name()?))
+        }
         Some("TEMPORARY") => Err(refuse::definition("CREATE", "TEMPORARY VIEW")),
         Some(object) => Err(refuse::definition("CREATE", object)),
-        None => Ok(Statement::Read),
+        None => Ok(Statement::Other),
     }
 }
 
@@ -54,9 +57,9 @@ pub fn drop(parser: &mut Parser<'_>) -> Result<Statement, Stop> {
     match parser.keyword()?.as_deref() {
         Some("TABLE") => Ok(Statement::Ddl(Ddl::DropTable(drop_table(parser)?))),
         Some("DATABASE" | "SCHEMA") => Ok(Statement::Ddl(Ddl::DropDatabase(drop_database(parser)?))),
-        Some("TEMPORARY") => Ok(Statement::Read),
+        Some("TEMPORARY") => Ok(Statement::Other),
         Some(object) => Err(refuse::definition("DROP", object)),
-        None => Ok(Statement::Read),
+        None => Ok(Statement::Other),
     }
 }
 

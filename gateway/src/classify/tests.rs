@@ -27,8 +27,6 @@ fn create_table(sql: &str) -> CreateTable {
 }
 
 const READS: &[&str] = &[
-    "",
-    ";",
     "SELECT 1",
     "select * from t format JSON",
     "(SELECT 1) UNION ALL (SELECT 2)",
@@ -43,23 +41,42 @@ const READS: &[&str] = &[
     "EXISTS TABLE t",
     "EXPLAIN SELECT 1",
     "EXPLAIN SYNTAX CREATE TABLE t (a Int8) ENGINE = Memory",
-    "SET max_threads = 1",
     "CHECK TABLE t",
+    "-- CREATE TABLE t\nSELECT 1",
+    "/* INSERT INTO t */ SELECT 1",
+    "SELECT 'x; INSERT INTO t'",
+    "SELECT /* unclosed",
+];
+
+/// What must not be said twice, or is not known to be harmless.
+const OTHERS: &[&str] = &[
+    "",
+    ";",
     "VALUES (1)",
     "INSERT INTO FUNCTION null('a Int8') VALUES (1)",
     "INSERT INTO TABLE FUNCTION null('a Int8') SELECT 1",
     "INSERT INTO",
     "INSERT INTO 'string' VALUES (1)",
-    "CREATE TEMPORARY TABLE t (a Int8)",
-    "DROP TEMPORARY TABLE t",
     "CREATE",
+    "DROP TEMPORARY TABLE t",
     "nonsense",
-    "-- CREATE TABLE t\nSELECT 1",
-    "/* INSERT INTO t */ SELECT 1",
-    "SELECT 'x; INSERT INTO t'",
     "'unclosed",
-    "SELECT /* unclosed",
 ];
+
+#[test]
+fn what_nobody_knows_goes_to_a_node_once() {
+    for sql in OTHERS {
+        assert_eq!(whole(sql), Statement::Other, "{sql}");
+    }
+}
+
+#[test]
+fn what_changes_a_session_stays_with_it() {
+    let temporary = |name: &str| Statement::Session(Some(name.to_owned()));
+    assert_eq!(whole("SET max_threads = 1"), Statement::Session(None));
+    assert_eq!(whole("CREATE TEMPORARY TABLE t (a Int8)"), temporary("t"));
+    assert_eq!(whole("create temporary table if not exists `a b` as select 1"), temporary("a b"));
+}
 
 #[test]
 fn reads_go_to_a_node() {

@@ -1,7 +1,7 @@
 //! CREATE and DROP: checks who asks, hands the definition to the controller, waits until it is true everywhere.
 
 use http_body_util::{BodyExt, Limited};
-use hyper::{Method, Request, Response, Uri};
+use hyper::{HeaderMap, Method, Request, Response, Uri};
 use moorhouse_catalog::{DdlStatement, SqlName};
 use tokio::time::Instant;
 
@@ -41,17 +41,23 @@ impl Endpoint {
 
     /// Asks an engine who this is; gives its refusal as it is.
     async fn check_user(&self, asked: &Asked) -> Result<Option<Response<AnswerBody>>, Exception> {
-        let (query, headers) = asked.credentials();
+        let (query, names) = asked.credentials();
+        let headers = names.into_iter().filter_map(|name| Some((name.clone(), asked.head.headers.get(&name)?.clone())));
+        self.ask_who(&query, headers.collect()).await
+    }
+
+    /// Asks with these credentials, which are a URL's parameters and headers.
+    pub(super) async fn ask_who(
+        &self,
+        query: &str,
+        headers: HeaderMap,
+    ) -> Result<Option<Response<AnswerBody>>, Exception> {
         let mut request = Request::new(());
         *request.method_mut() = Method::POST;
         *request.uri_mut() = format!("/?{query}").parse::<Uri>().map_err(|error| {
             Exception::new(Code::BadArguments, format!("The user or password cannot be part of a URL: {error}."))
         })?;
-        for name in headers {
-            if let Some(value) = asked.head.headers.get(&name) {
-                request.headers_mut().insert(name, value.clone());
-            }
-        }
+        *request.headers_mut() = headers;
         let (head, ()) = request.into_parts();
         let (answer, _lease) = self.send(&head, RequestBody::of_bytes(IS_A_USER), &self.group, None).await?;
         let (mut head, body) = answer.into_parts();
@@ -69,7 +75,12 @@ impl Endpoint {
         Ok(None)
     }
 
-    async fn submit(&self, definition: Ddl, session_database: &str, asker: &Asker) -> Result<(), Exception> {
+    pub(super) async fn submit(
+        &self,
+        definition: Ddl,
+        session_database: &str,
+        asker: &Asker,
+    ) -> Result<(), Exception> {
         let statement = self.statement(definition, session_database)?;
         self.controller.submit(&statement, asker).await?;
         // So that an INSERT right behind it through this gateway finds its owner group.
@@ -124,7 +135,7 @@ impl Endpoint {
 /// Whom the engine has just let in.
 fn asker(asked: &Asked) -> Asker {
     let client = asked.head.extensions.get::<ClientAddress>().map(|client| client.0);
-    Asker { user: asked.sql_user(), client }
+    Asker { user: asked.user_name().unwrap_or_else(|| "default".to_owned()), client }
 }
 
 fn sql_name(name: String) -> Result<SqlName, Exception> {

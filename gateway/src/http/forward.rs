@@ -1,6 +1,7 @@
 //! Passing a request to a node and its answer back, unchanged.
 //!
-//! As long as nothing was sent, another node may be tried; once a statement may have begun, never.
+//! As long as nothing was sent, another node may be tried; once a statement may have begun, only if it just reads and the
+//! client was told nothing yet, and then once.
 
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -27,6 +28,24 @@ const ONE_HOP: [HeaderName; 8] =
     [CONNECTION, EXPECT, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE];
 
 impl Endpoint {
+    /// Passes a statement that only reads to a ready node, and to another one if the first dies with it before its answer.
+    pub(super) async fn pass_read(&self, asked: Asked, body: RequestBody, account: Account) -> Response<AnswerBody> {
+        // A session is on its node alone.
+        let again = if asked.session().is_some() { None } else { body.again(limits::RETRY_BYTES) };
+        let answer = match (self.send(&asked.head, body, &self.group, asked.session()).await, again) {
+            (Err(exception), Some(again)) if exception.code == Code::NetworkError => {
+                tracing::info!(text = %exception.text, "a read is sent again");
+                metrics::RETRIES.inc();
+                self.send(&asked.head, again, &self.group, None).await
+            }
+            (answer, _) => answer,
+        };
+        match answer {
+            Ok((answer, lease)) => back(answer, lease, account),
+            Err(exception) => answer::refusal(&asked, &exception, account),
+        }
+    }
+
     /// Passes the request to a ready node of `group`.
     pub(super) async fn pass(
         &self,
@@ -52,7 +71,7 @@ impl Endpoint {
         let deadline = Instant::now() + limits::HOLD;
         let mut refused: Vec<NodeName> = Vec::new();
         loop {
-            let lease = ready_node(&self.cluster, group, session, &mut refused, deadline).await?;
+            let lease = ready_node(&self.cluster, group, Work::Statement, session, &mut refused, deadline).await?;
             tracing::Span::current().record("node", lease.node.node.as_str());
             match send_to(&self.nodes, &lease.node.engine_http, head, body.clone()).await {
                 Ok(answer) => return Ok((answer, lease)),
@@ -77,15 +96,16 @@ impl Endpoint {
 }
 
 /// A ready node that has not refused; after all have refused, any, after a pause.
-async fn ready_node(
+pub async fn ready_node(
     cluster: &Cluster,
     group: &GroupName,
+    work: Work,
     session: Option<&str>,
     refused: &mut Vec<NodeName>,
     deadline: Instant,
 ) -> Result<Lease, Exception> {
     loop {
-        if let Some(lease) = cluster.pick(group, Work::Statement, session, refused) {
+        if let Some(lease) = cluster.pick(group, work, session, refused) {
             return Ok(lease);
         }
         if Instant::now() >= deadline {

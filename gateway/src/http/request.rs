@@ -1,10 +1,10 @@
 //! What a ClickHouse HTTP request says about itself, apart from its statement.
 
 use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use hyper::Uri;
-use hyper::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderName};
+use base64::prelude::BASE64_STANDARD;
+use hyper::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderName};
 use hyper::http::request::Parts;
+use hyper::{Method, Uri};
 use url::form_urlencoded;
 
 /// The parameters of a request's URL, decoded, in order.
@@ -49,15 +49,18 @@ impl Asked {
             .unwrap_or("default")
     }
 
-    /// The name of the user who asks, as the engine reads it. True only once the engine has let him in.
-    pub fn sql_user(&self) -> String {
-        let named = self.header("x-clickhouse-user").or_else(|| self.parameters.get("user"));
-        let basic = || {
+    pub fn host(&self) -> Option<&str> {
+        self.header(HOST.as_str()).or_else(|| self.head.uri.host())
+    }
+
+    /// The user's bare name, wherever the request says it.
+    pub fn user_name(&self) -> Option<String> {
+        let said = self.header("x-clickhouse-user").or_else(|| self.parameters.get("user"));
+        said.map(str::to_owned).or_else(|| {
             let encoded = self.header(AUTHORIZATION.as_str())?.strip_prefix("Basic ")?;
-            let decoded = String::from_utf8(STANDARD.decode(encoded.trim()).ok()?).ok()?;
+            let decoded = String::from_utf8(BASE64_STANDARD.decode(encoded.trim()).ok()?).ok()?;
             decoded.split_once(':').map(|(user, _)| user.to_owned())
-        };
-        named.map(str::to_owned).or_else(basic).unwrap_or_else(|| "default".to_owned())
+        })
     }
 
     /// The database that the request itself names; the header wins, as in the engine.
@@ -101,6 +104,12 @@ impl Asked {
     }
 }
 
+/// Asks whether somebody is there, and nothing else.
+pub fn is_ping(head: &Parts) -> bool {
+    let only_looks = matches!(head.method, Method::GET | Method::HEAD);
+    head.uri.path() == "/ping" || (head.uri.path() == "/" && only_looks && head.uri.query().is_none())
+}
+
 /// How a request's body is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Coding {
@@ -126,9 +135,9 @@ mod tests {
     #[test]
     fn the_user_is_read_without_the_password() {
         let basic = format!("Basic {}", STANDARD.encode("ada:hunter2"));
-        assert_eq!(asked(hyper::Request::builder().header("authorization", basic)).sql_user(), "ada");
-        assert_eq!(asked(hyper::Request::builder().uri("/?user=eve&password=x")).sql_user(), "eve");
-        assert_eq!(asked(hyper::Request::builder().header("x-clickhouse-user", "bob")).sql_user(), "bob");
-        assert_eq!(asked(hyper::Request::builder().header("authorization", "Basic !!!")).sql_user(), "default");
+        assert_eq!(asked(hyper::Request::builder().header("authorization", basic)).user_name().as_deref(), Some("ada"));
+        assert_eq!(asked(hyper::Request::builder().uri("/?user=eve&password=x")).user_name().as_deref(), Some("eve"));
+        assert_eq!(asked(hyper::Request::builder().header("x-clickhouse-user", "bob")).user_name().as_deref(), Some("bob"));
+        assert_eq!(asked(hyper::Request::builder().header("authorization", "Basic !!!")).user_name(), None);
     }
 }

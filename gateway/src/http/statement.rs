@@ -21,12 +21,12 @@ pub async fn told(asked: &Asked, body: &RequestBody) -> Result<Statement, Except
     let coding = asked.body_coding();
     if asked.is_multipart() {
         let text = in_url.unwrap_or_default();
-        return Ok(one(asked, text.as_bytes(), Extent::Whole).unwrap_or(Statement::Read));
+        return Ok(one(asked, text.as_bytes(), Extent::Whole).unwrap_or(Statement::Other));
     }
     match (in_url, coding) {
         // The engine reads the URL's text, a line break, then the body. A compressed body is data, not the statement's rest.
         (Some(text), Coding::Plain) => peek(asked, body, format!("{text}\n").into_bytes(), Coding::Plain).await,
-        (Some(text), _) => Ok(one(asked, text.as_bytes(), Extent::Whole).unwrap_or(Statement::Read)),
+        (Some(text), _) => Ok(one(asked, text.as_bytes(), Extent::Whole).unwrap_or(Statement::Other)),
         (None, Coding::Other(what)) => Err(Exception::new(
             Code::UnknownCompressionMethod,
             format!(

@@ -5,6 +5,7 @@
 
 pub mod client;
 pub mod controller;
+pub mod native;
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -90,6 +91,7 @@ pub struct World {
     pub etl: Client,
     pub bi: Client,
     pub etl_native: String,
+    pub bi_native: String,
     pub metrics: String,
 }
 
@@ -115,7 +117,8 @@ impl World {
         let healthy = async || Client::new(&metrics).try_send(Request::get("/healthz")).await.is_ok();
         eventually("the gateway is ready", healthy).await;
         let (etl, bi) = (Client::new(&format!("127.0.0.1:{etl}")), Client::new(&format!("127.0.0.1:{bi}")));
-        Self { nodes: started, controller, gateway, etl, bi, etl_native: format!("127.0.0.1:{etl_native}"), metrics }
+        let [etl_native, bi_native] = [etl_native, bi_native].map(|port| format!("127.0.0.1:{port}"));
+        Self { nodes: started, controller, gateway, etl, bi, etl_native, bi_native, metrics }
     }
 
     pub fn node(&self, name: &str) -> &Node {

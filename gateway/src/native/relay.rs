@@ -1,0 +1,123 @@
+//! One statement under way: packets of the client to the node, the answer to the client, both at once.
+
+use tokio_util::sync::CancellationToken;
+
+use super::client::{Broken, FromClient, Kept, ToClient, ToNode};
+use super::node::{Answered, NodeConnection};
+use super::packet::kind;
+use crate::cluster::Lease;
+
+/// How a statement ended on its node.
+#[derive(Debug)]
+pub enum Ended {
+    /// The client has the whole answer.
+    Whole {
+        failed: bool,
+    },
+    ClientGone,
+    NodeGone {
+        sent: bool,
+        between: bool,
+        why: String,
+    },
+    /// The client's bytes make no sense.
+    Malformed(&'static str),
+    /// The client's packets cannot be told apart any more.
+    Opaque,
+}
+
+enum Up {
+    /// The answer is complete and the client is between two packets.
+    Quiet,
+    /// The client goes on with its next question, so it has the answer.
+    Next,
+    Broken(Broken),
+}
+
+/// Passes everything until the answer is complete. What is sent to the node is noted in `kept`.
+pub async fn relay(
+    from: &mut FromClient,
+    to: &mut ToClient,
+    node: &mut NodeConnection,
+    kept: &mut Kept,
+    lease: Lease,
+) -> Ended {
+    match both_ways(from, to, node, kept, lease).await {
+        Ended::Whole { failed } => Ended::Whole { failed: failed || node.from.failed() },
+        other => other,
+    }
+}
+
+async fn both_ways(
+    from: &mut FromClient,
+    to: &mut ToClient,
+    node: &mut NodeConnection,
+    kept: &mut Kept,
+    lease: Lease,
+) -> Ended {
+    let over = CancellationToken::new();
+    let mut lease = Some(lease);
+    let sees_end = node.shows_ends();
+    let mut up = std::pin::pin!(upward(from, &mut node.to, kept, &over));
+    let mut down = std::pin::pin!(node.from.pass(to, &mut lease));
+    let (sent_up, answered) = tokio::select! {
+        answered = &mut down => (None, Some(answered)),
+        sent_up = &mut up => (Some(sent_up), None),
+    };
+    match (sent_up, answered) {
+        (_, Some(Answered::Whole { failed })) => {
+            over.cancel();
+            match up.await {
+                Up::Quiet | Up::Next => Ended::Whole { failed },
+                Up::Broken(Broken::Node(error)) => {
+                    Ended::NodeGone { sent: true, between: true, why: error.to_string() }
+                }
+                Up::Broken(broken) => ended(broken),
+            }
+        }
+        (_, Some(Answered::ClientGone)) => Ended::ClientGone,
+        (_, Some(Answered::NodeGone { sent, between, why })) => Ended::NodeGone { sent, between, why },
+        // Nothing is on its way any more: the client would not ask otherwise.
+        (Some(Up::Next | Up::Quiet), None) if !sees_end => Ended::Whole { failed: false },
+        (Some(Up::Broken(broken)), None) if !matches!(broken, Broken::Node(_)) => ended(broken),
+        // The node's last words, or the rest of its answer.
+        (_, None) => match down.await {
+            Answered::Whole { failed } => Ended::Whole { failed },
+            Answered::ClientGone => Ended::ClientGone,
+            Answered::NodeGone { sent, between, why } => Ended::NodeGone { sent, between, why },
+        },
+    }
+}
+
+fn ended(broken: Broken) -> Ended {
+    match broken {
+        Broken::Client => Ended::ClientGone,
+        Broken::Node(error) => Ended::NodeGone { sent: true, between: false, why: error.to_string() },
+        Broken::Malformed(what) => Ended::Malformed(what),
+        Broken::Opaque => Ended::Opaque,
+    }
+}
+
+async fn upward(from: &mut FromClient, node: &mut ToNode, kept: &mut Kept, over: &CancellationToken) -> Up {
+    loop {
+        if !from.has_kind()
+            && let Err(error) = node.flush().await
+        {
+            return Up::Broken(Broken::Node(error));
+        }
+        let next = tokio::select! {
+            biased;
+            next = from.next_kind() => next,
+            () = over.cancelled() => return Up::Quiet,
+        };
+        match next {
+            Err(_) | Ok(None) => return Up::Broken(Broken::Client),
+            Ok(Some(kind::QUERY | kind::PING | kind::TABLES_STATUS)) => return Up::Next,
+            Ok(Some(_)) => {
+                if let Err(broken) = from.pass(Some(node), kept).await {
+                    return Up::Broken(broken);
+                }
+            }
+        }
+    }
+}
