@@ -9,7 +9,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::ids::{Revision, Version};
-use crate::records::{Assignment, Database, DdlStatement, DdlTask, DoomedObject, Group, LeavingTable, Node, Table, Warehouse};
+use crate::records::{
+    Assignment, Database, DdlStatement, DdlTask, DoomedObject, Group, LeavingTable, Node, Table, Warehouse,
+};
 use crate::trust::{AuditRecord, JoinToken};
 use crate::views::{ClusterView, NodeView};
 

@@ -13,9 +13,7 @@ use crate::ids::{
     TableShard, Version,
 };
 use crate::packed::{ChangelogEntry, Layout, LayoutNumber, Layouts, PackedPart};
-use crate::records::{
-    Assignment, Database, DdlTask, DoomedObject, Group, Inode, LeavingTable, Node, Table, Warehouse,
-};
+use crate::records::{Assignment, Database, DdlTask, DoomedObject, Group, Inode, LeavingTable, Node, Table, Warehouse};
 use crate::trust::{AuditRecord, AuditSeq, JoinToken, TokenHash};
 
 /// One write for a store.
@@ -140,9 +138,7 @@ impl Entry {
             }
             "database" => Self::Database(SqlName::new(rest).map_err(bad_key)?, record(&text, value)?),
             "table" => Self::Table(TableId(Uuid::try_parse(rest).map_err(|_| unknown())?), record(&text, value)?),
-            "leaving" => {
-                Self::Leaving(TableId(Uuid::try_parse(rest).map_err(|_| unknown())?), record(&text, value)?)
-            }
+            "leaving" => Self::Leaving(TableId(Uuid::try_parse(rest).map_err(|_| unknown())?), record(&text, value)?),
             "layout" => {
                 let (table, number) = rest.split_once('/').ok_or_else(unknown)?;
                 let table = TableId(Uuid::try_parse(table).map_err(|_| unknown())?);

@@ -79,9 +79,10 @@ pub fn check_all(catalog: &Catalog) -> Check {
 pub fn violations(catalog: &Catalog) -> Vec<Violation> {
     let directory = catalog.directory();
     let assignments = directory.assignments.values().map(|assignment| assigned_to_node_of_group(catalog, assignment));
-    let nodes = directory.nodes.values().map(|node| {
-        hold("node_is_of_a_group", directory.groups.contains_key(&node.group), || format!("{node:?}"))
-    });
+    let nodes = directory
+        .nodes
+        .values()
+        .map(|node| hold("node_is_of_a_group", directory.groups.contains_key(&node.group), || format!("{node:?}")));
     let tables = directory.tables.values().map(|table| table_has_its_place(directory, table));
     let shards = catalog.shards().iter().flat_map(|(at, shard)| shard_violations(catalog, *at, shard));
     let doomed = catalog.doomed().keys().map(|object| doomed_is_not_referenced(catalog, object));

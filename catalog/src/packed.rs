@@ -26,7 +26,6 @@ pub use changelog::{ChangelogEntry, CommitToken};
 pub use layout::{Layout, LayoutNumber, Layouts};
 pub(crate) use wire::encode_snapshot;
 
-
 /// A manifest as it is stored, known to be whole. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PackedPart {

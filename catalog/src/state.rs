@@ -13,9 +13,9 @@ mod ddl;
 mod moves;
 pub mod orphans;
 mod plan;
-mod trust;
 #[cfg(test)]
 mod tests;
+mod trust;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

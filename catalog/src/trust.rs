@@ -92,7 +92,9 @@ pub enum AuditOutcome {
     /// Or the leader ended before the outcome was known.
     Running,
     Done,
-    Failed { error: String },
+    Failed {
+        error: String,
+    },
 }
 
 impl Deed {
@@ -102,13 +104,7 @@ impl Deed {
     /// With every field cut to its limit: what is written may come from outside.
     pub(crate) fn bounded(self) -> Self {
         let Self { identity, user, from, action, target } = self;
-        Self {
-            identity: cut(identity),
-            user: user.map(cut),
-            from: cut(from),
-            action: cut(action),
-            target: cut(target),
-        }
+        Self { identity: cut(identity), user: user.map(cut), from: cut(from), action: cut(action), target: cut(target) }
     }
 }
 

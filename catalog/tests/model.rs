@@ -213,7 +213,13 @@ fn manifest(name: (u8, u8, u32), files: &Files) -> Manifest {
         bytes: 10,
         location: location(home),
     };
-    Manifest { part: part_path(name), rows: 1, committed_ms: 5, files: files.iter().enumerate().map(file).collect() }
+    Manifest {
+        part: part_path(name),
+        rows: 1,
+        committed_ms: 5,
+        files: files.iter().enumerate().map(file).collect(),
+        copies: Vec::new(),
+    }
 }
 
 /// A reader of one table shard: what the changes made of what it had.

@@ -264,14 +264,20 @@ fn packed_records_are_written_and_read_as_ever() {
         files: vec![file(21, "b.bin", stored(42)), file(22, "a.txt", stored(0)), file(23, "c.bin", stored(84))],
         ..manifest()
     };
-    let change = PartChange { added: vec![manifest(), whole.clone()], inodes_put: vec![inode()], ..PartChange::default() };
+    let change =
+        PartChange { added: vec![manifest(), whole.clone()], inodes_put: vec![inode()], ..PartChange::default() };
     let token = CommitToken::from_wire(&[7; 16]).expect("16 bytes");
     let (node, incarnation) = (NodeName::new("etl-0").expect("valid"), Incarnation(1));
     apply(Command::CommitParts(CommitParts { node, incarnation, epoch: Epoch(1), at: at(), change, token }));
     let packed = |key: &str| ["layout/", "part/", "inode/", "change/"].iter().any(|kind| key.starts_with(kind));
     let lines: Vec<String> =
         written.iter().filter(|(key, _)| packed(key)).map(|(key, value)| format!("{key} {}", hex(value))).collect();
-    assert_eq!(PACKED.lines().collect::<Vec<_>>(), lines, "if that is meant, the file is to be:\n{}\n", lines.join("\n"));
+    assert_eq!(
+        PACKED.lines().collect::<Vec<_>>(),
+        lines,
+        "if that is meant, the file is to be:\n{}\n",
+        lines.join("\n")
+    );
 
     let golden: Vec<(String, Vec<u8>)> = PACKED
         .lines()

@@ -107,8 +107,7 @@ impl Config {
         let groups: Vec<_> = args.groups.iter().map(|text| mistakes.parse::<GroupName>("--group", text, "")).collect();
         let lease = mistakes.milliseconds("--lease-ttl-ms", &args.lease_ttl_ms, 500..=600_000);
         let grace = mistakes.milliseconds("--delete-grace-ms", &args.delete_grace_ms, 0..=u64::from(u32::MAX));
-        let orphan =
-            mistakes.milliseconds("--orphan-grace-ms", &args.orphan_grace_ms, 1_000..=u64::from(u32::MAX));
+        let orphan = mistakes.milliseconds("--orphan-grace-ms", &args.orphan_grace_ms, 1_000..=u64::from(u32::MAX));
         let leader_ttl = mistakes.milliseconds("--leader-ttl-ms", &args.leader_ttl_ms, 2_000..=60_000);
         let issue_for = mistakes.parse::<Lifetime>("--issue-for", &args.issue_for, "");
         mistakes.0.extend(args.tls.mistakes(listen, None));

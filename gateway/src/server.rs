@@ -31,7 +31,8 @@ impl Gateway {
     pub async fn bind(config: Config) -> Result<Self, Mistakes> {
         let mut mistakes = Vec::new();
         let mut ports = Vec::new();
-        let tls = config.endpoint_tls.clone().map(Tls::load).transpose().map_err(|error| mistakes.push(error)).ok().flatten();
+        let tls =
+            config.endpoint_tls.clone().map(Tls::load).transpose().map_err(|error| mistakes.push(error)).ok().flatten();
         for listen in &config.listen {
             for (address, speaks) in [(listen.http, Speaks::Http), (listen.native, Speaks::Native)] {
                 let tls = tls.clone().filter(|_| listen.tls);

@@ -24,9 +24,9 @@ use tonic::transport::Channel;
 use crate::controller::watched;
 use crate::fs::error::FsError;
 use crate::fs::io::{Opened, RemoteBlob, Wanted};
-use remote::RemoteFile;
 use crate::limits;
 use crate::metrics;
+use remote::RemoteFile;
 
 /// The cache knows blobs by number alone.
 pub fn key(blob: BlobId) -> BlobKey {

@@ -380,10 +380,10 @@ fn engine_config(args: &Args, view: &NodeView) -> EngineConfig {
         port: args.router_port_base + shard.0,
         default_database: tables::shard_database(shard),
     });
-    let users = view
-        .users
-        .iter()
-        .map(|user| SqlUser { name: user.name.clone(), password_sha256_hex: user.password_sha256_hex.expose().to_owned() });
+    let users = view.users.iter().map(|user| SqlUser {
+        name: user.name.clone(),
+        password_sha256_hex: user.password_sha256_hex.expose().to_owned(),
+    });
     EngineConfig {
         dir: args.data.join("engine"),
         listen_host: args.listen.ip().to_string(),

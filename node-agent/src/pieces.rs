@@ -38,7 +38,13 @@ mod tests {
     }
 
     fn change(removed: &[&str], added: &[&str]) -> PartChange {
-        let part = |name: &&str| Manifest { part: path(name), rows: 1, committed_ms: 0, files: Vec::new() };
+        let part = |name: &&str| Manifest {
+            part: path(name),
+            rows: 1,
+            committed_ms: 0,
+            files: Vec::new(),
+            copies: Vec::new(),
+        };
         PartChange {
             removed: removed.iter().map(|name| path(name)).collect(),
             added: added.iter().map(part).collect(),

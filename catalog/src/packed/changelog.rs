@@ -25,8 +25,7 @@ impl CommitToken {
         if bytes.is_empty() {
             return Ok(None);
         }
-        let invalid =
-            |_| InvalidId { what: "commit token", value: format!("{bytes:02x?}"), rule: "it takes 16 bytes" };
+        let invalid = |_| InvalidId { what: "commit token", value: format!("{bytes:02x?}"), rule: "it takes 16 bytes" };
         Uuid::from_slice(bytes).map(|token| Some(Self(token))).map_err(invalid)
     }
 

@@ -32,7 +32,12 @@ impl Layouts {
     }
 
     /// Answers with what was there.
-    pub(crate) fn set(&mut self, table: TableId, number: LayoutNumber, new: Option<Arc<Layout>>) -> Option<Arc<Layout>> {
+    pub(crate) fn set(
+        &mut self,
+        table: TableId,
+        number: LayoutNumber,
+        new: Option<Arc<Layout>>,
+    ) -> Option<Arc<Layout>> {
         let layouts = self.0.entry(table).or_default();
         let old = match new {
             Some(layout) => layouts.insert(number, layout),
@@ -60,7 +65,10 @@ impl Content {
     }
 
     pub fn to_message(&self) -> NamesMessage {
-        NamesMessage { names: self.names.iter().map(|name| name.as_str().to_owned()).collect(), order: self.order.clone() }
+        NamesMessage {
+            names: self.names.iter().map(|name| name.as_str().to_owned()).collect(),
+            order: self.order.clone(),
+        }
     }
 
     pub fn from_message(message: NamesMessage) -> Result<Self, CodecError> {

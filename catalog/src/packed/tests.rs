@@ -34,9 +34,10 @@ fn location() -> impl Strategy<Value = Location> {
 }
 
 fn blobs() -> impl Strategy<Value = Vec<u128>> {
-    let dense = (any::<u64>(), any::<u64>(), proptest::collection::vec(0..40u64, 0..30)).prop_map(|(head, from, steps)| {
-        steps.iter().map(|step| (u128::from(head) << 64) | u128::from(from.wrapping_add(*step))).collect()
-    });
+    let dense =
+        (any::<u64>(), any::<u64>(), proptest::collection::vec(0..40u64, 0..30)).prop_map(|(head, from, steps)| {
+            steps.iter().map(|step| (u128::from(head) << 64) | u128::from(from.wrapping_add(*step))).collect()
+        });
     prop_oneof![dense, proptest::collection::vec(any::<u128>(), 0..30)]
 }
 
@@ -110,7 +111,8 @@ proptest! {
 
 /// As ClickHouse writes a table of 20 columns: small parts are compact, larger ones wide.
 pub(crate) fn realistic(wide: bool, block: u64) -> Manifest {
-    let mut names: Vec<String> = ["checksums.txt", "columns.txt", "columns_substreams.txt", "count.txt"].map(str::to_owned).into();
+    let mut names: Vec<String> =
+        ["checksums.txt", "columns.txt", "columns_substreams.txt", "count.txt"].map(str::to_owned).into();
     names.extend(["default_compression_codec.txt", "metadata_version.txt", "minmax_day.idx"].map(str::to_owned));
     names.extend(["partition.dat", "primary.cidx", "serialization.json"].map(str::to_owned));
     if wide {

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use prost::Message;
 
+use super::LayoutNumber;
 use super::body::{Body, Names, Seal};
 use super::layout::{Content, InodeMessage, Layout, NamesMessage};
-use super::LayoutNumber;
 use crate::codec::{self, CodecError, PROTOBUF, Record};
 use crate::ids::{BlobId, FilePath, PartPath, ShardId, TableId, TableShard, Version};
 use crate::minted;
@@ -83,8 +83,7 @@ impl Carried {
     }
 
     fn to_messages(&self) -> Vec<LayoutMessage> {
-        let message =
-            |l: &Arc<Layout>| LayoutMessage { number: l.number.0, names: Some(l.content.to_message()) };
+        let message = |l: &Arc<Layout>| LayoutMessage { number: l.number.0, names: Some(l.content.to_message()) };
         self.0.iter().map(message).collect()
     }
 

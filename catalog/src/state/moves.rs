@@ -72,7 +72,12 @@ impl<'a> Plan<'a> {
 
 /// Staged bytes are from now on those of the receiving node; covered parts are not taken along. What is no part
 /// (`detached/…`) may stay behind: peers still read it, and its node cannot be removed.
-fn hand_over(at: TableShard, shard: &Shard, to: &NodeName, blobs: &HashSet<BlobId>) -> Result<PartChange, CatalogError> {
+fn hand_over(
+    at: TableShard,
+    shard: &Shard,
+    to: &NodeName,
+    blobs: &HashSet<BlobId>,
+) -> Result<PartChange, CatalogError> {
     let active: BTreeSet<&str> = shard.active().into_iter().collect();
     let is_part = |path: &PartPath| PartInfo::parse(path.as_str()).is_some();
     let mut change = PartChange::default();

@@ -8,8 +8,8 @@ use crate::entry::Entry;
 use crate::ids::{ObjectKey, PartPath, TableId, TableShard, Version};
 use crate::packed::{Layout, LayoutNumber, PackedPart};
 use crate::records::{DoomedObject, Manifest, PartChange, Warehouse};
-use crate::state::command::{CatalogError, Reply};
 use crate::state::Catalog;
+use crate::state::command::{CatalogError, Reply};
 
 pub(super) type Planned<'a> = Result<Plan<'a>, CatalogError>;
 

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use super::*;
 use crate::entry::Write;
-use crate::packed::CommitToken;
 use crate::ids::{Epoch, GroupName, Incarnation, ShardCount, SqlName, WarehouseId};
+use crate::packed::CommitToken;
 use crate::records::{DdlOutcome, DdlStatement, FileEntry, Node, Relocation, Table, TableState, Warehouse};
 use crate::storage::TableStorage;
 use uuid::Uuid;
@@ -123,8 +123,14 @@ impl World {
     fn commit(&mut self, change: PartChange) -> Result<Version, CatalogError> {
         let assignment = self.catalog.directory().assignment(&group("etl"), ShardId(0)).expect("given out").clone();
         let incarnation = self.catalog.directory().nodes[&assignment.node].incarnation;
-        let commit =
-            CommitParts { node: assignment.node, incarnation, epoch: assignment.epoch, at: self.at(0), change, token: None };
+        let commit = CommitParts {
+            node: assignment.node,
+            incarnation,
+            epoch: assignment.epoch,
+            at: self.at(0),
+            change,
+            token: None,
+        };
         match self.apply(Command::CommitParts(commit))?.reply {
             Reply::Committed(version) => Ok(version),
             other => panic!("{other:?}"),
@@ -228,7 +234,14 @@ fn only_the_holder_in_the_owner_group_commits() {
     let mut world = World::new();
     let commit = |by: &str, at| {
         let change = PartChange { added: vec![part("all_1_1_0", &[(1, staged(by))])], ..PartChange::default() };
-        Command::CommitParts(CommitParts { node: node(by), incarnation: Incarnation(1), epoch: Epoch(1), at, change, token: None })
+        Command::CommitParts(CommitParts {
+            node: node(by),
+            incarnation: Incarnation(1),
+            epoch: Epoch(1),
+            at,
+            change,
+            token: None,
+        })
     };
     let at = world.at(0);
     let refusals = [world.refused(commit("b", at)), world.refused(commit("r", at))];
@@ -348,7 +361,10 @@ fn the_changelog_tells_a_reader_all_or_sends_it_to_a_snapshot() {
     assert_eq!(world.shard().changes.len() as u64, kept);
     assert_eq!(world.catalog.changes_since(at, Version(1)), Err(SnapshotRequired));
     assert_eq!(world.catalog.changes_since(at, Version(u64::MAX - 1)), Err(SnapshotRequired));
-    assert_eq!(world.catalog.changes_since(at, world.shard().version), Ok((world.shard().version, PartChange::default())));
+    assert_eq!(
+        world.catalog.changes_since(at, world.shard().version),
+        Ok((world.shard().version, PartChange::default()))
+    );
     assert_eq!(world.reloaded(), world.catalog);
 }
 
@@ -499,10 +515,8 @@ fn a_commit_that_is_asked_for_again_gets_the_answer_of_before() {
         let (node, incarnation, epoch) = (node("a"), Incarnation(1), Epoch(1));
         Command::CommitParts(CommitParts { node, incarnation, epoch, at, change, token })
     };
-    let add = |name: &str, number| PartChange {
-        added: vec![part(name, &[(number, staged("a"))])],
-        ..PartChange::default()
-    };
+    let add =
+        |name: &str, number| PartChange { added: vec![part(name, &[(number, staged("a"))])], ..PartChange::default() };
     let first = commit(&world, Some(CommitToken::random()), add("all_1_1_0", 1));
     assert_eq!(world.must(first.clone()), Reply::Committed(Version(1)));
     let removal = PartChange { removed: vec![path("all_1_1_0")], ..PartChange::default() };

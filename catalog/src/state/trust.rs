@@ -59,9 +59,11 @@ impl<'a> Plan<'a> {
             return Err(refused(&format!("it is for group {}, not {group}", token.group)));
         }
         // Else its holder could take the place, and the shards, of a node that is there.
-        let earlier = self.catalog.tokens.values().any(
-            |token| matches!(&token.state, TokenState::Used { node: other, .. } if *other == node),
-        );
+        let earlier = self
+            .catalog
+            .tokens
+            .values()
+            .any(|token| matches!(&token.state, TokenState::Used { node: other, .. } if *other == node));
         if self.directory().nodes.contains_key(&node) || earlier {
             return Err(refused(&format!(
                 "there is a node {node} already: choose another name, or give it a certificate with `moorctl cert issue`"

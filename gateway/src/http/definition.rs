@@ -75,12 +75,7 @@ impl Endpoint {
         Ok(None)
     }
 
-    pub(super) async fn submit(
-        &self,
-        definition: Ddl,
-        session_database: &str,
-        asker: &Asker,
-    ) -> Result<(), Exception> {
+    pub(super) async fn submit(&self, definition: Ddl, session_database: &str, asker: &Asker) -> Result<(), Exception> {
         let statement = self.statement(definition, session_database)?;
         self.controller.submit(&statement, asker).await?;
         // So that an INSERT right behind it through this gateway finds its owner group.

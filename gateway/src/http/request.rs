@@ -137,7 +137,10 @@ mod tests {
         let basic = format!("Basic {}", STANDARD.encode("ada:hunter2"));
         assert_eq!(asked(hyper::Request::builder().header("authorization", basic)).user_name().as_deref(), Some("ada"));
         assert_eq!(asked(hyper::Request::builder().uri("/?user=eve&password=x")).user_name().as_deref(), Some("eve"));
-        assert_eq!(asked(hyper::Request::builder().header("x-clickhouse-user", "bob")).user_name().as_deref(), Some("bob"));
+        assert_eq!(
+            asked(hyper::Request::builder().header("x-clickhouse-user", "bob")).user_name().as_deref(),
+            Some("bob")
+        );
         assert_eq!(asked(hyper::Request::builder().header("authorization", "Basic !!!")).user_name(), None);
     }
 }

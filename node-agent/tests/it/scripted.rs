@@ -107,10 +107,7 @@ impl Controller for Scripted {
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
 
-    async fn get_changes(
-        &self,
-        _: Request<wire::ChangesRequest>,
-    ) -> Result<Response<wire::ChangesReply>, Status> {
+    async fn get_changes(&self, _: Request<wire::ChangesRequest>) -> Result<Response<wire::ChangesReply>, Status> {
         self.0.check()?;
         Err(Status::out_of_range("no changelog here: take a snapshot"))
     }

@@ -26,6 +26,14 @@ impl AgentService for Agent {
         Err(Status::unimplemented("simulated agents copy between their disks"))
     }
 
+    async fn keep_copies(&self, _: Request<KeepCopiesRequest>) -> Result<Response<KeepCopiesReply>, Status> {
+        Err(Status::unimplemented("simulated agents commit with local durability"))
+    }
+
+    async fn check_staged(&self, _: Request<CheckStagedRequest>) -> Result<Response<CheckStagedReply>, Status> {
+        Err(Status::unimplemented("a simulated warehouse is checked by its history"))
+    }
+
     async fn describe_table(&self, _: Request<DescribeTableRequest>) -> Result<Response<DescribeTableReply>, Status> {
         Ok(Response::new(DescribeTableReply {
             columns: "(`a` UInt64)".to_owned(),

@@ -133,7 +133,7 @@ impl Agent {
         };
         let files = std::iter::once(own).chain(linked).collect();
         let part = PartPath::new(name).expect("digits and underscores");
-        Manifest { part, rows, committed_ms: self.around.observer.now_ms(), files }
+        Manifest { part, rows, committed_ms: self.around.observer.now_ms(), files, copies: Vec::new() }
     }
 
     fn fresh(&self) -> BlobId {

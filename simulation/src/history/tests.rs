@@ -27,7 +27,7 @@ fn part(name: &str, blob: u128) -> Manifest {
     let location = Location::Staged { node: node("a") };
     let file = FilePath::new("data.bin").expect("valid");
     let files = vec![FileEntry { path: file, blob: BlobId(Uuid::from_u128(blob)), bytes: 4, location }];
-    Manifest { part: path(name), rows: 1, committed_ms: 0, files }
+    Manifest { part: path(name), rows: 1, committed_ms: 0, files, copies: Vec::new() }
 }
 
 fn asked(commit: u64, by: Holder, added: &[Manifest]) -> Event {

@@ -71,7 +71,8 @@ impl Agent {
         let assignment =
             self.world.catalog.directory().assignment(&group("etl"), ShardId(0)).expect("given out").clone();
         let incarnation = self.world.catalog.directory().nodes[&assignment.node].incarnation;
-        let commit = CommitParts { node: assignment.node, incarnation, epoch: assignment.epoch, at, change, token: None };
+        let commit =
+            CommitParts { node: assignment.node, incarnation, epoch: assignment.epoch, at, change, token: None };
         self.world.must(Command::CommitParts(commit));
     }
 
