@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use moorhouse_base::ports::free_row;
 use moorhouse_catalog::entry::Entry;
+use moorhouse_catalog::packed::Layouts;
 use moorhouse_catalog::store::Store;
 use moorhouse_catalog::store::embedded::EmbeddedStore;
 use moorhouse_engine::SqlClient;
@@ -201,8 +202,9 @@ async fn engine_password(store: &Path) -> Result<String, BenchError> {
     let opened = EmbeddedStore::open(store).map_err(|error| unreadable(&error))?;
     let records = opened.range(b"warehouse").await.map_err(|error| unreadable(&error))?;
     for (key, value) in records {
-        if let Entry::Warehouse(Some(warehouse)) = Entry::read(&key, &value).map_err(|error| unreadable(&error))? {
-            return Ok(warehouse.engine_admin_password);
+        let entry = Entry::read(&key, &value, &Layouts::default()).map_err(|error| unreadable(&error))?;
+        if let Entry::Warehouse(Some(warehouse)) = entry {
+            return Ok(warehouse.engine_admin_password.expose().to_owned());
         }
     }
     Err(unreadable(&"it holds no warehouse"))

@@ -134,7 +134,7 @@ mod tests {
 
     #[test]
     fn the_user_is_read_without_the_password() {
-        let basic = format!("Basic {}", STANDARD.encode("ada:hunter2"));
+        let basic = format!("Basic {}", BASE64_STANDARD.encode("ada:hunter2"));
         assert_eq!(asked(hyper::Request::builder().header("authorization", basic)).user_name().as_deref(), Some("ada"));
         assert_eq!(asked(hyper::Request::builder().uri("/?user=eve&password=x")).user_name().as_deref(), Some("eve"));
         assert_eq!(

@@ -304,5 +304,5 @@ async fn admin_password(warehouse: &TestWarehouse) -> String {
     let request = RegisterRequest { node_record: codec::encode(&node).into() };
     let reply = controller.register(request).await.expect("registered").into_inner();
     let view: NodeView = codec::decode(&reply.view_record).expect("a view");
-    view.engine_admin_password
+    view.engine_admin_password.expose().to_owned()
 }

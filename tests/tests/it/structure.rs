@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use moorhouse_tests::binaries::repository;
 
 /// Each crate's folder and the crates of ours that its product code may use.
-const MAY_USE: [(&str, &[&str]); 14] = [
+const MAY_USE: [(&str, &[&str]); 15] = [
     ("base", &[]),
     ("proto", &[]),
     ("security", &["base"]),
