@@ -583,6 +583,7 @@ impl World {
             sharding_key: "rand()".to_owned(),
             state: TableState::Creating,
             ddl_seq: DdlSeq(1),
+            storage: TableStorage::default(),
         };
         let free = !self.reference.tables.contains_key(&index);
         self.expect(free, Command::CreateTable { table: Box::new(table), if_not_exists: false });

@@ -9,7 +9,7 @@ impl Chance {
         Self(seed)
     }
 
-    pub fn next_u64(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -19,12 +19,12 @@ impl Chance {
 
     /// A stream of its own, so that one user's draws do not shift another's.
     pub fn fork(&mut self) -> Self {
-        Self(self.next_u64())
+        Self(self.draw())
     }
 
     /// `0..bound`; 0 for a bound of 0.
     pub fn below(&mut self, bound: u64) -> u64 {
-        self.next_u64() % bound.max(1)
+        self.draw() % bound.max(1)
     }
 
     /// `from..=to`.

@@ -19,7 +19,7 @@ pub fn fill(bytes: &mut [u8]) {
     let mut source = SOURCE.lock().unwrap_or_else(PoisonError::into_inner);
     let chance = source.get_or_insert_with(|| Chance::new(0));
     bytes.chunks_mut(8).for_each(|chunk| {
-        let drawn = chance.next_u64().to_le_bytes();
+        let drawn = chance.draw().to_le_bytes();
         chunk.copy_from_slice(&drawn[..chunk.len()]);
     });
 }

@@ -138,7 +138,7 @@ impl Agent {
 
     fn fresh(&self) -> BlobId {
         let mut chance = self.chance();
-        BlobId(Uuid::from_u64_pair(chance.next_u64(), chance.next_u64()))
+        BlobId(Uuid::from_u64_pair(chance.draw(), chance.draw()))
     }
 
     /// Repeats it until it knows the outcome, or gives up.
