@@ -153,6 +153,20 @@ impl Reference {
         self.doomed.extend(before.iter().chain(spoken_of).filter(|object| !now.contains(object)));
     }
 
+    /// Other tables in which a blob is still staged have it in the object, too: the node lets go of its bytes.
+    fn store_elsewhere(&mut self, blobs: &[u128], number: u8) {
+        for content in self.contents.values_mut() {
+            for blob in blobs {
+                let having = |(other, _): &&mut (u128, Home)| other == blob;
+                let mut files = content.parts.values_mut().flatten();
+                if files.any(|(other, home)| other == blob && matches!(home, Home::Staged(_))) {
+                    let files = content.parts.values_mut().flatten().filter(having);
+                    files.for_each(|(_, home)| *home = Home::Stored(number));
+                }
+            }
+        }
+    }
+
     fn may_write(&self, at: Place) -> bool {
         let Some((_, owner)) = self.tables.get(&at.table) else { return false };
         let held = self.held.get(&(*owner, at.shard));
@@ -465,6 +479,7 @@ impl World {
         if accepted {
             let files = content.parts.values_mut().flatten();
             files.filter(|(blob, _)| blobs.contains(blob)).for_each(|(_, home)| *home = Home::Stored(number));
+            self.reference.store_elsewhere(&blobs, number);
             spoken_of.push(number);
         }
         let place = |number_of_blob: &u128| Relocation {

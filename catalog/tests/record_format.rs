@@ -257,7 +257,7 @@ fn packed_records_are_written_and_read_as_ever() {
     let table = entries.iter().find_map(|e| if let Entry::Table(_, t) = e { t.clone() } else { None });
     let table = Table { database: SqlName::new("default").expect("valid"), ..table.expect("among them") };
     apply(Command::CreateTable { table: Box::new(table), if_not_exists: false });
-    let own = ObjectKey::new(format!("parts/{}/3/all_5_5_0-{}", at().table, id(99).simple())).expect("valid");
+    let own = minted::mint(at(), 1_700_000_000_000, id(99)).expect("valid");
     let stored = |offset| Location::Stored { object: own.clone(), offset, crc32c: 77 };
     let whole = Manifest {
         part: PartPath::new("all_5_5_0").expect("valid"),

@@ -224,12 +224,15 @@ impl Admin for AdminService {
     }
 
     async fn set_table(&self, request: Request<SetTableRequest>) -> Result<Response<SetTableReply>, Status> {
+        let caller = self.callers.of(&request)?;
         let SetTableRequest { database, table, settings } = request.into_inner();
         let database = SqlName::new(database).or_bad_request()?;
         let name = SqlName::new(table).or_bad_request()?;
         let settings = settings.into_iter().map(|setting| (setting.name, setting.value)).collect();
         let command = Command::SetTableStorage { database: database.clone(), name: name.clone(), settings };
-        self.owner.apply(command).await?;
+        let target = format!("{database}.{name}");
+        let work = async { self.owner.apply(command).await.map_err(Status::from) };
+        self.audit.around(&caller, ("set_table", &target), work).await?;
         let directory = self.owner.shown().directory;
         let table = directory.table_named(&database, &name);
         let table = table.ok_or_else(|| Status::not_found(format!("table {database}.{name} was dropped")))?;

@@ -5,8 +5,9 @@ use std::time::Duration;
 use clap::Subcommand;
 use moorhouse_proto::node_cache_client::NodeCacheClient;
 use moorhouse_proto::{CacheDropRequest, CacheStatReply, CacheStatRequest, CacheWarmReply, CacheWarmRequest, NodeInfo};
+use moorhouse_security::{Dialer, Expected};
 use serde_json::json;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
 use crate::args::Output;
 use crate::controller::{Controller, in_words};
@@ -42,8 +43,9 @@ pub enum CacheCommand {
 }
 
 pub async fn run(controller: &mut Controller, command: CacheCommand, output: Output) -> Result<(), CtlError> {
-    match command {
-        CacheCommand::Stat { node } => stat(live(controller, None, node.as_deref()).await?).await?.print(output),
+    let dialer = controller.dialer.clone();
+    let listing = match command {
+        CacheCommand::Stat { node } => stat(&dialer, live(controller, None, node.as_deref()).await?).await?,
         CacheCommand::Warm { table, group } => {
             let Some((database, table)) = table.split_once('.') else {
                 return Err(CtlError::bad_input(
@@ -51,12 +53,13 @@ pub async fn run(controller: &mut Controller, command: CacheCommand, output: Out
                     "give it as DATABASE.TABLE, for example tpch.lineitem",
                 ));
             };
-            warm(live(controller, group.as_deref(), None).await?, database, table).await?.print(output)
+            warm(&dialer, live(controller, group.as_deref(), None).await?, database, table).await?
         }
         CacheCommand::Drop { group, node } => {
-            drop_cached(live(controller, group.as_deref(), node.as_deref()).await?).await?.print(output)
+            drop_cached(&dialer, live(controller, group.as_deref(), node.as_deref()).await?).await?
         }
-    }
+    };
+    listing.print(output)
 }
 
 /// The live nodes that are meant; an error if there is none.
@@ -74,15 +77,16 @@ async fn live(controller: &mut Controller, group: Option<&str>, node: Option<&st
     Ok(nodes)
 }
 
-async fn connect(node: &NodeInfo) -> Result<NodeCacheClient<Channel>, CtlError> {
+async fn connect(dialer: &Dialer, node: &NodeInfo) -> Result<NodeCacheClient<Channel>, CtlError> {
     let no_answer = |reason: String| CtlError::failed(format!("{} at {}: {reason}", node.node, node.agent_address));
-    let endpoint = Endpoint::from_shared(format!("http://{}", node.agent_address));
+    let endpoint = dialer.endpoint(&node.agent_address);
     let endpoint = endpoint.map_err(|error| no_answer(error.to_string()))?.connect_timeout(CONNECT_TIMEOUT);
-    let channel = endpoint.connect().await.map_err(|error| no_answer(error.to_string()))?;
+    let channel = dialer.connect(&endpoint, Expected::Agent(node.node.clone())).await;
+    let channel = channel.map_err(|error| no_answer(error.to_string()))?;
     Ok(NodeCacheClient::new(channel))
 }
 
-async fn stat(nodes: Vec<NodeInfo>) -> Result<Listing, CtlError> {
+async fn stat(dialer: &Dialer, nodes: Vec<NodeInfo>) -> Result<Listing, CtlError> {
     let mut listing = Listing::new(&[
         "node",
         "group",
@@ -106,7 +110,7 @@ async fn stat(nodes: Vec<NodeInfo>) -> Result<Listing, CtlError> {
         "sick",
     ]);
     for node in &nodes {
-        let stat = connect(node).await?.stat(CacheStatRequest {}).await.map_err(in_words)?.into_inner();
+        let stat = connect(dialer, node).await?.stat(CacheStatRequest {}).await.map_err(in_words)?.into_inner();
         listing.push([
             json!(node.node),
             json!(node.group),
@@ -139,7 +143,7 @@ fn hit_percent(stat: &CacheStatReply) -> Option<f64> {
     (reads > 0).then(|| (stat.hits as f64 * 1000.0 / reads as f64).round() / 10.0)
 }
 
-async fn warm(nodes: Vec<NodeInfo>, database: &str, table: &str) -> Result<Listing, CtlError> {
+async fn warm(dialer: &Dialer, nodes: Vec<NodeInfo>, database: &str, table: &str) -> Result<Listing, CtlError> {
     let mut listing = Listing::new(&[
         "node",
         "fetched_blobs",
@@ -151,7 +155,7 @@ async fn warm(nodes: Vec<NodeInfo>, database: &str, table: &str) -> Result<Listi
     ]);
     let request = CacheWarmRequest { database: database.to_owned(), table: table.to_owned() };
     for node in &nodes {
-        let warmed = connect(node).await?.warm(request.clone()).await.map_err(in_words)?.into_inner();
+        let warmed = connect(dialer, node).await?.warm(request.clone()).await.map_err(in_words)?.into_inner();
         let CacheWarmReply { fetched_blobs, fetched_bytes, present_blobs, present_bytes, skipped_blobs, skipped_bytes } =
             warmed;
         listing.push([
@@ -167,10 +171,10 @@ async fn warm(nodes: Vec<NodeInfo>, database: &str, table: &str) -> Result<Listi
     Ok(listing)
 }
 
-async fn drop_cached(nodes: Vec<NodeInfo>) -> Result<Listing, CtlError> {
+async fn drop_cached(dialer: &Dialer, nodes: Vec<NodeInfo>) -> Result<Listing, CtlError> {
     let mut listing = Listing::new(&["node", "dropped_blobs", "dropped_bytes"]);
     for node in &nodes {
-        let dropped = connect(node).await?.drop(CacheDropRequest {}).await.map_err(in_words)?.into_inner();
+        let dropped = connect(dialer, node).await?.drop(CacheDropRequest {}).await.map_err(in_words)?.into_inner();
         listing.push([json!(node.node), json!(dropped.blobs), json!(dropped.bytes)]);
     }
     Ok(listing)

@@ -24,6 +24,8 @@ pub struct Controller {
     client: AdminClient<Channel>,
     /// Tokens and audit.
     pub security: SecurityClient<Channel>,
+    /// To agents, in the same name.
+    pub dialer: Dialer,
 }
 
 impl Controller {
@@ -62,6 +64,7 @@ impl Controller {
         Ok(Self {
             client: AdminClient::new(channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES),
             security: SecurityClient::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES),
+            dialer,
         })
     }
 

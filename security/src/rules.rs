@@ -43,6 +43,9 @@ pub const RULES: &[(&str, &str, Rule)] = &[
     // A backup holds every secret of the warehouse.
     ("Admin", "BackupMeta", CHANGE),
     ("Admin", "CheckMeta", LISTING),
+    ("Admin", "SetTable", CHANGE),
+    // It may be asked to delete what it finds.
+    ("Admin", "Fsck", CHANGE),
     // Reading the audit takes the role that it watches over: it shows statements, which may hold what a viewer may not see.
     ("Security", "CreateJoinToken", CHANGE),
     ("Security", "ListJoinTokens", CHANGE),
@@ -58,6 +61,11 @@ pub const RULES: &[(&str, &str, Rule)] = &[
     ("Agent", "Detach", ORDER),
     ("Agent", "Attach", ORDER),
     ("Agent", "Release", ORDER),
+    ("Agent", "KeepCopies", NODE),
+    ("Agent", "CheckStaged", ORDER),
+    ("NodeCache", "Stat", LISTING),
+    ("NodeCache", "Warm", CHANGE),
+    ("NodeCache", "Drop", CHANGE),
 ];
 
 /// The rule of a gRPC path, `/moorhouse.v1.Admin/Status`; `None` if no rule stands for it.
