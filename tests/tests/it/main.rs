@@ -10,4 +10,5 @@ mod elasticity;
 mod examples;
 mod object_faults;
 mod operations;
+mod security;
 mod structure;
