@@ -27,6 +27,8 @@ const START_DEADLINE: Duration = Duration::from_secs(60);
 /// To one question while it starts.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 const READY_POLL: Duration = Duration::from_millis(20);
+/// For a port that looks taken.
+const PORT_PATIENCE: Duration = Duration::from_millis(500);
 /// Of the log, shown in errors.
 const LOG_TAIL_BYTES: usize = 4096;
 
@@ -43,7 +45,7 @@ impl Engine {
     /// The process is new enough when this returns.
     pub async fn start(binary: &EngineBinary, config: &EngineConfig) -> Result<Self, EngineError> {
         let rendered = config.render(binary.kind())?;
-        check_ports(config)?;
+        check_ports(config).await?;
         prepare(config, binary.kind())?;
         write_private(&config.config_path(), &rendered.config_xml)?;
         write_private(&config.users_path(), &rendered.users_xml)?;
@@ -164,16 +166,19 @@ fn command(binary: &EngineBinary, config: &EngineConfig) -> Result<Command, Engi
     Ok(command)
 }
 
-/// A taken port would let a foreign server answer in place of ours.
-fn check_ports(config: &EngineConfig) -> Result<(), EngineError> {
+/// A taken port would let a foreign server answer in place of ours. A port that looks taken is looked at again for a moment:
+/// a socket that this process has just closed stays open in a child that another thread is starting, until its exec.
+async fn check_ports(config: &EngineConfig) -> Result<(), EngineError> {
     let host = config.listen_host.trim_matches(['[', ']']);
     let address = host.parse::<std::net::IpAddr>().map_err(|error| EngineError::Config(vec![error.to_string()]))?;
+    let until = Instant::now() + PORT_PATIENCE;
     for port in [config.http_port, config.native_port] {
-        TcpListener::bind((address, port)).map_err(|source| EngineError::PortInUse {
-            host: config.listen_host.clone(),
-            port,
-            source,
-        })?;
+        while let Err(source) = TcpListener::bind((address, port)) {
+            if Instant::now() >= until {
+                return Err(EngineError::PortInUse { host: config.listen_host.clone(), port, source });
+            }
+            tokio::time::sleep(PORT_PATIENCE / 20).await;
+        }
     }
     Ok(())
 }
