@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use moorhouse_catalog::{GroupName, Incarnation, Node, NodeName, NodeView, codec};
 use moorhouse_engine::SqlClient;
@@ -16,6 +17,8 @@ use moorhouse_tests::warehouse::TestWarehouse;
 
 const CORPUS: &str = include_str!("differential/corpus.sql");
 const ROWS: u64 = 5_000;
+/// For what the engine does by itself.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Where the tables' rows come from: the same for both sides, whatever is random about it.
 const SOURCE: &str = "CREATE TABLE default.source ENGINE = Memory AS \
      SELECT number AS id, toUInt32(cityHash64(number, 1) % 100) AS k, toDate('2024-01-01') + cityHash64(number, 2) % 121 AS day, \
@@ -257,16 +260,28 @@ async fn run_corpus(format: &str) {
             );
         }
         let touched = |table: &str| statement.contains(&format!("{{{table}}}"));
-        compare(&statement, &rig.observe(&plain, touched).await, &rig.observe(&mounted, touched).await);
+        compare(&rig, &statement, (&plain, &mounted), touched).await;
     }
-    let before = rig.observe(&mounted, |_| true).await;
-    compare("all of it", &rig.observe(&plain, |_| true).await, &before);
+    compare(&rig, "all of it", (&plain, &mounted), |_| true).await;
 }
 
-fn compare(statement: &str, plain: &str, mounted: &str) {
-    if plain == mounted {
-        return;
+/// The engine removes some parts in the background (applied patches, for one), at its own time on each side: so what differs
+/// is looked at again for a while.
+async fn compare(rig: &Rig, statement: &str, sides: (&Side, &Side), touched: impl Fn(&str) -> bool + Copy) {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let (plain, mounted) = (rig.observe(sides.0, touched).await, rig.observe(sides.1, touched).await);
+        if plain == mounted {
+            return;
+        }
+        if Instant::now() >= until {
+            refuse(statement, &plain, &mounted);
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
     }
+}
+
+fn refuse(statement: &str, plain: &str, mounted: &str) -> ! {
     let (a, b): (Vec<&str>, Vec<&str>) = (plain.lines().collect(), mounted.lines().collect());
     let only = |these: &[&str], others: &[&str]| -> String {
         these
