@@ -120,24 +120,16 @@ install_pjdfstest() {
   rm -rf "$CACHE/.pjdfstest-target"
 }
 
-install_python_client() {
-  local home="$CACHE/python-clickhouse-connect-$CLICKHOUSE_CONNECT_VERSION"
+# PACKAGE VERSION [EXTRAS]: a Python client in an environment of its own.
+install_python() {
+  local package="$1" version="$2" extras="${3:-}"
+  local home="$CACHE/python-$package-$version"
   [ -e "$home/.complete" ] && return 0
-  say "making a Python environment with clickhouse-connect $CLICKHOUSE_CONNECT_VERSION in $home"
+  say "making a Python environment with $package $version in $home"
   # A virtual environment knows its own path, so it is made in place and marked when complete.
   rm -rf "$home"
   python3 -m venv "$home"
-  "$home/bin/pip" install --quiet --disable-pip-version-check "clickhouse-connect==$CLICKHOUSE_CONNECT_VERSION"
-  touch "$home/.complete"
-}
-
-install_python_driver() {
-  local home="$CACHE/python-clickhouse-driver-$CLICKHOUSE_DRIVER_VERSION"
-  [ -e "$home/.complete" ] && return 0
-  say "making a Python environment with clickhouse-driver $CLICKHOUSE_DRIVER_VERSION in $home"
-  rm -rf "$home"
-  python3 -m venv "$home"
-  "$home/bin/pip" install --quiet --disable-pip-version-check "clickhouse-driver[lz4,zstd]==$CLICKHOUSE_DRIVER_VERSION"
+  "$home/bin/pip" install --quiet --disable-pip-version-check "$package$extras==$version"
   touch "$home/.complete"
 }
 
@@ -163,8 +155,8 @@ install_debian_packages
 check_fuse
 install_engine
 if [ "$with_tests" = yes ]; then
-  install_python_client
-  install_python_driver
+  install_python clickhouse-connect "$CLICKHOUSE_CONNECT_VERSION"
+  install_python clickhouse-driver "$CLICKHOUSE_DRIVER_VERSION" '[lz4,zstd]'
   install_js_client
   install_garage
   install_pjdfstest
