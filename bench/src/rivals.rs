@@ -15,6 +15,8 @@ const STOP_DEADLINE: Duration = Duration::from_secs(10);
 pub struct S3Access {
     /// With the bucket and the prefix of the disk.
     pub endpoint: String,
+    /// Else each request is refused first, and repeated with the region that the answer names.
+    pub region: &'static str,
     pub access_key: String,
     pub secret_key: String,
 }
@@ -80,8 +82,9 @@ impl Rivals {
 
 fn parameters(access: &S3Access) -> String {
     format!(
-        "type = 's3', endpoint = {}, access_key_id = {}, secret_access_key = {}",
+        "type = 's3', endpoint = {}, region = {}, access_key_id = {}, secret_access_key = {}",
         quote_string(&access.endpoint),
+        quote_string(access.region),
         quote_string(&access.access_key),
         quote_string(&access.secret_key),
     )

@@ -86,7 +86,7 @@ pub struct Garage {
 }
 
 pub const BUCKET: &str = "moorhouse-test";
-const REGION: &str = "garage";
+pub const REGION: &str = "garage";
 const ACCESS_KEY: &str = "GK31c2f218a2e44f485b94239e";
 const SECRET_KEY: &str = "b892c0665f0ada8a4755dae98baa3b133590e11dae3bcc1f9d769d67f16c3835";
 

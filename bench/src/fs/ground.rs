@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use moorhouse_objects::{Objects, ObjectsUrl, S3Credentials};
-use moorhouse_tests::servers::{BUCKET, Garage};
+use moorhouse_tests::servers::{BUCKET, Garage, REGION};
 
 use super::machine::blocking;
 use super::scale::Scale;
@@ -43,6 +43,7 @@ impl Ground {
         let [(_, access_key), (_, secret_key)] = garage.credentials();
         let access = |proxy: &DelayProxy, prefix: &str| S3Access {
             endpoint: format!("http://127.0.0.1:{}/{BUCKET}/{prefix}/", proxy.port()),
+            region: REGION,
             access_key: access_key.to_owned(),
             secret_key: secret_key.to_owned(),
         };
