@@ -70,6 +70,8 @@ pub(crate) struct Ledger {
     budget_bytes: u64,
     staged: HashMap<BlobKey, u64>,
     staged_sum: Sum,
+    /// Staged blobs whose writers may not have ended: their length is what it was when somebody looked last.
+    growing: HashSet<BlobKey>,
     wholes: HashMap<BlobKey, u64>,
     wholes_sum: Sum,
     blocks: HashMap<(BlobKey, u32), u64>,
@@ -92,6 +94,7 @@ impl Ledger {
             budget_bytes,
             staged: HashMap::new(),
             staged_sum: Sum::default(),
+            growing: HashSet::new(),
             wholes: HashMap::new(),
             wholes_sum: Sum::default(),
             blocks: HashMap::new(),
@@ -138,6 +141,21 @@ impl Ledger {
             self.staged_sum.subtract(before);
         }
         self.staged_sum.add(bytes);
+    }
+
+    /// The staged blob has its last length.
+    pub fn end_growth(&mut self, key: BlobKey) {
+        self.growing.remove(&key);
+    }
+
+    /// An empty staged blob that somebody is about to write.
+    pub fn begin_staged(&mut self, key: BlobKey) {
+        self.set_staged(key, 0);
+        self.growing.insert(key);
+    }
+
+    pub fn growing_keys(&self) -> Vec<BlobKey> {
+        self.growing.iter().copied().collect()
     }
 
     /// Adds a cached blob; true if it had been evicted not long ago. The caller reserved its room, or evicts afterwards.
@@ -196,6 +214,7 @@ impl Ledger {
     pub fn forget(&mut self, key: BlobKey, tenant: Tenant) {
         match tenant {
             Tenant::Staged => {
+                self.growing.remove(&key);
                 if let Some(bytes) = self.staged.remove(&key) {
                     self.staged_sum.subtract(bytes);
                 }
@@ -289,6 +308,11 @@ impl Ledger {
     /// Blobs and their bytes.
     pub fn staged(&self) -> (u64, u64) {
         (self.staged_sum.count, self.staged_sum.bytes)
+    }
+
+    /// What staged blobs take of the budget, those on their way in included.
+    pub fn staged_used(&self) -> u64 {
+        self.staged_sum.charged.saturating_add(self.reserved_staged)
     }
 
     /// Whole blobs and their bytes.

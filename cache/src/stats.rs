@@ -5,6 +5,9 @@
 pub struct CacheStats {
     pub staged_blobs: u64,
     pub staged_bytes: u64,
+    /// What staged blobs take of the budget, those on their way in included, in whole 4 KiB sectors. Files that are being
+    /// written count with the length that [`crate::BlobCache::account_growing`] saw last.
+    pub staged_used_bytes: u64,
     /// Whole blobs that may be evicted.
     pub cached_blobs: u64,
     pub cached_bytes: u64,

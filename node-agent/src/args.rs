@@ -1,6 +1,7 @@
 //! The command line, checked as a whole: every mistake is named at once.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -60,6 +61,12 @@ pub struct Args {
     /// A part that was merged this many times over is uploaded at once
     #[arg(long, env = "MOORHOUSE_SETTLE_LEVEL", default_value_t = limits::SETTLED_LEVEL)]
     pub settle_level: u32,
+    /// How long an INSERT waits for room when staging is full before it is refused
+    #[arg(long, env = "MOORHOUSE_STAGING_PATIENCE_MS", default_value_t = 30_000)]
+    pub staging_patience_ms: u64,
+    /// Most bytes a second that this node uploads; absent: as fast as it can
+    #[arg(long, env = "MOORHOUSE_UPLOAD_BYTES_PER_SECOND")]
+    pub upload_bytes_per_second: Option<NonZeroU64>,
     /// Where a part's bytes are before its commit answers, for tables that do not say it themselves: local (synced on this
     /// node's disk), replicated (on another node's, too), object (in the object store)
     #[arg(long, env = "MOORHOUSE_DURABILITY", default_value_t = Durability::Local)]

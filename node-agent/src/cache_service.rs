@@ -12,6 +12,7 @@ use tonic::{Request, Response, Status};
 use crate::fs::ShardFs;
 use crate::fs::error::FsError;
 use crate::limits;
+use crate::metrics;
 
 pub struct CacheService {
     pub fs: Arc<ShardFs>,
@@ -21,7 +22,12 @@ pub struct CacheService {
 #[tonic::async_trait]
 impl NodeCache for CacheService {
     async fn stat(&self, _: Request<wire::CacheStatRequest>) -> Result<Response<wire::CacheStatReply>, Status> {
-        Ok(Response::new(to_wire(self.fs.cache_stats())))
+        let cache = to_wire(self.fs.cache_stats());
+        Ok(Response::new(wire::CacheStatReply {
+            uploads_unfinished: metrics::UPLOADS_UNFINISHED.get().max(0) as u64,
+            upload_limit_bytes_per_second: self.fs.uploads.limit_bytes_per_second(),
+            ..cache
+        }))
     }
 
     async fn warm(&self, request: Request<wire::CacheWarmRequest>) -> Result<Response<wire::CacheWarmReply>, Status> {
@@ -83,6 +89,7 @@ fn to_wire(stats: CacheStats) -> wire::CacheStatReply {
     let CacheStats {
         staged_blobs,
         staged_bytes,
+        staged_used_bytes,
         cached_blobs,
         cached_bytes,
         partial_blobs,
@@ -118,6 +125,10 @@ fn to_wire(stats: CacheStats) -> wire::CacheStatReply {
         checksum_failures,
         disk_errors,
         is_sick,
+        staged_used_bytes,
+        // Not the cache's to tell.
+        uploads_unfinished: 0,
+        upload_limit_bytes_per_second: 0,
     }
 }
 

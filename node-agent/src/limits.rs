@@ -46,11 +46,15 @@ pub const PARTS_A_COMMIT: usize = 32;
 pub const RELOCATIONS_A_COMMIT: usize = 1_000;
 /// An upload that is not in the catalog after this starts anew under another name; well below the time in which the catalog
 /// takes a name for the first time.
-pub const INTENT_LONGEST: Duration = Duration::from_secs(900);
+pub const INTENT_LONGEST: Duration = Duration::from_secs(2_700);
 /// Staging that is this full, in hundredths of the budget, is uploaded without settling.
-pub const STAGING_SOFT_PERCENT: u64 = 50;
-/// Staging that is this full lets INSERTs wait, and refuses them after `STAGING_PATIENCE`; merges, which make room, go on.
-pub const STAGING_HARD_PERCENT: u64 = 80;
+pub const STAGING_SOFT_PERCENT: f64 = 50.0;
+/// From here on INSERTs wait, the longer the fuller; merges, which make room, go on.
+pub const STAGING_HARD_PERCENT: f64 = 80.0;
+/// From here on INSERTs are refused if no room comes in time: what is left is for merges and for what is being written.
+pub const STAGING_FULL_PERCENT: f64 = 95.0;
+/// How long an INSERT waits just below that, and how long one at that level waits for room unless the node's flag says it.
+pub const STAGING_PAUSE_LONGEST: Duration = Duration::from_secs(5);
 pub const STAGING_PATIENCE: Duration = Duration::from_secs(30);
 pub const STAGING_LOOK: Duration = Duration::from_millis(50);
 /// A commit whose table wants its bytes in the object store waits this long for a store that is away, then fails.
@@ -58,6 +62,8 @@ pub const OBJECT_PATIENCE: Duration = Duration::from_secs(30);
 /// Nodes that are asked, one after another, to keep a copy, and how long one may take.
 pub const KEEPERS_ASKED: usize = 3;
 pub const KEEP_LONGEST: Duration = Duration::from_secs(30);
+/// How long the node that had a copy of what an absent node has staged is asked first.
+pub const STAND_IN_KEPT: Duration = Duration::from_secs(10);
 /// How often a node looks which copies it still keeps for others.
 pub const COPIES_LOOK: Duration = Duration::from_secs(5);
 /// A copy that the catalog has not named after this never will be: longer than any commit is tried.
@@ -72,7 +78,6 @@ pub const BLOBS_A_REQUEST: usize = 500;
 pub const PARALLEL_COPIES: usize = 8;
 /// Statements that run on the engine at once while it is brought in line with a view.
 pub const PARALLEL_STATEMENTS: usize = 8;
-pub const REFRESH_QUEUE: usize = 1024;
 pub const ENGINE_QUEUE: usize = 64;
 /// What one request brings of an object's head: all small files of a part, and small parts whole.
 pub const OBJECT_HEAD_BYTES: u64 = 1 << 20;
@@ -90,6 +95,13 @@ pub const PARALLEL_PIECES: usize = 4;
 pub const PARALLEL_WARMS: usize = 4;
 pub const BLOB_CHUNK_BYTES: usize = 1 << 20;
 pub const FUSE_THREADS: usize = 4;
+/// Files of sealed blobs that stay registered with the kernel when they are closed: each is an open file of the kernel's (no
+/// descriptor of ours, so RLIMIT_NOFILE does not count it) and some 2 KiB of its memory.
+pub const KEPT_BACKINGS: usize = 4096;
+/// How often files that are being written are looked at, and how much of one is given to the disk at once: a part takes
+/// tens of milliseconds a column, and smaller files are not worth a request of their own before the commit.
+pub const WRITEBACK_LOOK: Duration = Duration::from_millis(20);
+pub const WRITEBACK_BYTES: u64 = 1 << 20;
 /// Read-ahead of the mount: 1 MiB measured best, INIT caps it at 128 KiB.
 pub const READ_AHEAD_KB: u32 = 1024;
 pub const GRPC_MESSAGE_BYTES: usize = 64 << 20;

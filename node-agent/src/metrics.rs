@@ -50,6 +50,15 @@ pub static UPLOAD_RETRIES: LazyLock<IntCounter> =
     LazyLock::new(|| counter("moorhouse_agent_upload_retries_total", "Uploads that did not get through at once"));
 pub static UPLOAD_SECONDS: LazyLock<Histogram> =
     LazyLock::new(|| seconds("moorhouse_agent_upload_seconds", "One object's put, all its pieces included"));
+pub static UPLOAD_PIECES_SPARED: LazyLock<IntCounter> = LazyLock::new(|| {
+    counter("moorhouse_agent_upload_pieces_spared_total", "Pieces that an earlier try of an upload had sent already")
+});
+pub static STAGING_USED_BYTES: LazyLock<IntGauge> = LazyLock::new(|| {
+    gauge(
+        "moorhouse_agent_staging_used_bytes",
+        "What staged files take of the budget, in whole disk sectors, files that are being written included",
+    )
+});
 pub static INSERTS_DELAYED: LazyLock<IntCounter> = LazyLock::new(|| {
     counter("moorhouse_agent_inserts_delayed_total", "Commits of INSERTs that waited for room in staging")
 });
@@ -61,10 +70,19 @@ pub static COPIES_KEPT: LazyLock<IntGauge> =
 pub static COPIES_KEPT_BYTES: LazyLock<IntCounter> = LazyLock::new(|| {
     counter("moorhouse_agent_copied_for_others_bytes_total", "Bytes copied to be kept for other nodes")
 });
+pub static COPIES_READ_BYTES: LazyLock<IntCounter> = LazyLock::new(|| {
+    counter("moorhouse_agent_copies_read_bytes_total", "Bytes read from copies because the node that has them staged is away")
+});
 pub static ENGINE_STARTS: LazyLock<IntCounter> =
     LazyLock::new(|| counter("moorhouse_agent_engine_starts_total", "Starts of the engine, the first included"));
 pub static READER_REFRESHES: LazyLock<IntCounter> =
     LazyLock::new(|| counter("moorhouse_agent_reader_refreshes_total", "Read-only tables told to look for new parts"));
+pub static READER_REATTACHES: LazyLock<IntCounter> = LazyLock::new(|| {
+    counter(
+        "moorhouse_agent_reader_attaches_total",
+        "Read-only tables attached anew in place of one that missed a change",
+    )
+});
 pub static VIEWS_APPLIED: LazyLock<IntCounter> =
     LazyLock::new(|| counter("moorhouse_agent_views_applied_total", "Views that the engine was brought in line with"));
 pub static HEADS: LazyLock<IntCounter> = LazyLock::new(|| {

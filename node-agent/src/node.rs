@@ -4,12 +4,13 @@ use std::collections::HashSet;
 use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use moorhouse_base::clock::SystemClock;
 use moorhouse_base::tasks::{TaskGroup, stop_signal};
 use moorhouse_base::telemetry;
 use moorhouse_cache::BlobCache;
-use moorhouse_catalog::{Incarnation, Node, NodeView, TableShard};
+use moorhouse_catalog::{Incarnation, Node, NodeView};
 use moorhouse_engine::{Admin, ClusterConfig, ClusterShard, EngineBinary, EngineConfig, SqlUser};
 use moorhouse_objects::{Objects, ObjectsUrl};
 use moorhouse_proto::agent_server::AgentServer;
@@ -90,13 +91,14 @@ pub async fn run(args: Args) -> Result<(), NodeError> {
     let view = Arc::new(view);
     let copies = Arc::new(Copies::default());
     let source = open_bytes(&args, &view, &controller, &copies, dialer).await?;
-    let (refresh, refreshes) = mpsc::channel(limits::REFRESH_QUEUE);
     let clock = Arc::new(SystemClock);
-    let fs = Arc::new(ShardFs::new(args.name.clone(), source, controller.clone(), clock, refresh));
+    let fs = Arc::new(ShardFs::new(args.name.clone(), source, controller.clone(), clock));
     fs.policy.set_default(args.durability);
+    fs.policy.set_staging_patience(Duration::from_millis(args.staging_patience_ms));
+    fs.uploads.configure(&args.data.join("uploads"), args.upload_bytes_per_second).map_err(setup)?;
     fs.apply_view(&view).map_err(failed)?;
     let mount = mount(&args, &fs)?;
-    let parts = Parts { binary, view, controller, fs: fs.clone(), refresh: refreshes, copies, credentials };
+    let parts = Parts { binary, view, controller, fs: fs.clone(), copies, credentials };
     let served = serve(&args, parts).await;
     certificates.shutdown(limits::UNMOUNT).await;
     if let Err(error) = fs.flush_letting().await {
@@ -249,13 +251,12 @@ struct Parts {
     view: Arc<NodeView>,
     controller: ControllerClient,
     fs: Arc<ShardFs>,
-    refresh: mpsc::Receiver<TableShard>,
     copies: Arc<Copies>,
     credentials: Option<Credentials>,
 }
 
 async fn serve(args: &Args, parts: Parts) -> Result<(), NodeError> {
-    let Parts { binary, view, controller, fs, refresh, copies, credentials } = parts;
+    let Parts { binary, view, controller, fs, copies, credentials } = parts;
     let tasks = TaskGroup::new();
     let (views, view_changes) = watch::channel(view.clone());
     let (applied, applied_changes) = watch::channel(Applied::default());
@@ -289,11 +290,11 @@ async fn serve(args: &Args, parts: Parts) -> Result<(), NodeError> {
         fs: fs.clone(),
         commands: command_queue,
         views: view_changes.clone(),
-        refresh,
         applied,
         tasks: tasks.clone(),
     };
     let mut engine = tokio::spawn(owner.run());
+    tasks.spawn("staging", upload::pressure::watch(fs.clone()));
     let upload_stop = tasks.token();
     tasks.spawn_uncancelled("upload", upload::run(fs.clone(), args.settle_rule(), upload_stop));
     tasks.spawn("letting-go", let_go(fs.clone()));

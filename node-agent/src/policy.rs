@@ -3,13 +3,17 @@
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{OnceLock, RwLock};
+use std::time::Duration;
 
 use moorhouse_catalog::{Durability, NodeName, NodeView, TableId, TableShard, TableStorage};
+
+use crate::limits;
 
 /// Follows the views. What it does *not* hold: anything that must survive; the catalog has it all.
 #[derive(Debug, Default)]
 pub struct Policy {
     durability: OnceLock<Durability>,
+    staging_patience: OnceLock<Duration>,
     seen: RwLock<Seen>,
 }
 
@@ -23,6 +27,15 @@ impl Policy {
     /// For tables that say nothing; once, at the start. Without it: [`Durability::Local`].
     pub fn set_default(&self, durability: Durability) {
         let _ = self.durability.set(durability);
+    }
+
+    /// How long an INSERT waits for room in full staging; once, at the start. Without it: [`limits::STAGING_PATIENCE`].
+    pub fn set_staging_patience(&self, patience: Duration) {
+        let _ = self.staging_patience.set(patience);
+    }
+
+    pub fn staging_patience(&self) -> Duration {
+        self.staging_patience.get().copied().unwrap_or(limits::STAGING_PATIENCE)
     }
 
     pub fn apply_view(&self, view: &NodeView) {

@@ -11,6 +11,7 @@ use object_store::aws::{AmazonS3Builder, S3ConditionalPut};
 use object_store::client::{HttpError, HttpErrorKind};
 use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
+use object_store::multipart::{MultipartStore, PartId};
 use object_store::path::Path;
 use object_store::prefix::PrefixStore;
 use object_store::{
@@ -53,6 +54,8 @@ impl std::fmt::Debug for S3Credentials {
 
 pub(crate) struct Door {
     store: Box<dyn ObjectStore>,
+    /// The same place, for uploads that outlive their caller; a directory has none.
+    pieces: Option<Box<dyn MultipartStore>>,
     /// The URL, for error messages.
     place: String,
     bucket: Option<String>,
@@ -79,11 +82,11 @@ impl Door {
         // A put promises durability, as S3 does.
         let store = LocalFileSystem::new_with_prefix(path).map_err(|error| failed(error.to_string()))?.with_fsync(true);
         let place = ObjectsUrl(Place::Directory(path.to_owned())).to_string();
-        Ok(Self { store: Box::new(store), place, bucket: None })
+        Ok(Self { store: Box::new(store), pieces: None, place, bucket: None })
     }
 
     pub fn in_memory() -> Self {
-        Self { store: Box::new(InMemory::new()), place: "memory:".to_owned(), bucket: None }
+        Self { store: Box::new(InMemory::new()), pieces: None, place: "memory:".to_owned(), bucket: None }
     }
 
     pub fn open_bucket(bucket: &Bucket, credentials: Option<S3Credentials>) -> Result<Self, ObjectsError> {
@@ -121,8 +124,9 @@ impl Door {
             key: bucket.name.clone(),
             reason: one_line(&error),
         })?;
-        let store = Box::new(PrefixStore::new(s3, bucket.prefix.as_str()));
-        Ok(Self { store, place, bucket: Some(bucket.name.clone()) })
+        let store = PrefixStore::new(s3, bucket.prefix.as_str());
+        let pieces: Option<Box<dyn MultipartStore>> = Some(Box::new(store.clone()));
+        Ok(Self { store: Box::new(store), pieces, place, bucket: Some(bucket.name.clone()) })
     }
 
     pub fn place(&self) -> &str {
@@ -148,6 +152,53 @@ impl Door {
         let begun = self.store.put_multipart(&path(key)?).await;
         let upload = begun.map_err(|error| self.translate("put", key, &error))?;
         Ok(Upload { door: self, key: key.to_owned(), upload })
+    }
+
+    pub fn takes_pieces(&self) -> bool {
+        self.pieces.is_some()
+    }
+
+    /// The store's name for the upload.
+    pub async fn begin_pieces(&self, key: &str) -> Result<String, ObjectsError> {
+        let begun = self.pieces()?.create_multipart(&path(key)?).await;
+        begun.map_err(|error| self.translate("begin", key, &error))
+    }
+
+    /// The store's name for what it has got.
+    pub async fn put_piece(
+        &self,
+        key: &str,
+        upload: &str,
+        index: usize,
+        body: Vec<Bytes>,
+    ) -> Result<String, ObjectsError> {
+        let body = PutPayload::from_iter(body);
+        let put = self.pieces()?.put_part(&path(key)?, &upload.to_owned(), index, body).await;
+        let put = put.map_err(|error| self.translate("put a piece of", key, &error))?;
+        Ok(put.content_id)
+    }
+
+    pub async fn complete_pieces(&self, key: &str, upload: &str, pieces: Vec<String>) -> Result<(), ObjectsError> {
+        let pieces = pieces.into_iter().map(|content_id| PartId { content_id }).collect();
+        let completed = self.pieces()?.complete_multipart(&path(key)?, &upload.to_owned(), pieces).await;
+        completed.map(drop).map_err(|error| self.translate("complete", key, &error))
+    }
+
+    pub async fn abort_pieces(&self, key: &str, upload: &str) -> Result<(), ObjectsError> {
+        let aborted = self.pieces()?.abort_multipart(&path(key)?, &upload.to_owned()).await;
+        match aborted.map_err(|error| self.translate("abort", key, &error)) {
+            Ok(()) | Err(ObjectsError::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn pieces(&self) -> Result<&dyn MultipartStore, ObjectsError> {
+        self.pieces.as_deref().ok_or_else(|| ObjectsError::Failed {
+            place: self.place.clone(),
+            op: "begin",
+            key: String::new(),
+            reason: "a directory takes objects whole".to_owned(),
+        })
     }
 
     pub async fn get(&self, key: &str) -> Result<Bytes, ObjectsError> {
@@ -299,6 +350,7 @@ fn cause(error: &Error) -> Cause {
     // S3's error code is part of its protocol, but the client keeps it only inside the text of its private error type.
     match s3_code(&chain(error)).as_deref() {
         Some("NoSuchBucket") => return Cause::NoBucket,
+        Some("NoSuchUpload") => return Cause::NotFound,
         Some(
             "AccessDenied"
             | "InvalidAccessKeyId"

@@ -32,7 +32,7 @@ const MARKER_FORMAT: u32 = 1;
 /// with an error for which [`ObjectsError::is_passing`] is true: whoever can wait longer repeats the call.
 #[derive(Clone)]
 pub struct Objects {
-    door: Arc<Door>,
+    pub(crate) door: Arc<Door>,
 }
 
 /// What a put cost.
@@ -220,7 +220,7 @@ impl std::fmt::Debug for Objects {
 }
 
 /// Cuts a body into pieces of `piece_bytes` (the last may be shorter) without copying it.
-fn cut(body: Vec<Bytes>, piece_bytes: u64) -> Vec<Vec<Bytes>> {
+pub(crate) fn cut(body: Vec<Bytes>, piece_bytes: u64) -> Vec<Vec<Bytes>> {
     let mut pieces = Vec::new();
     let mut piece = Vec::new();
     let mut room = piece_bytes;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use garage::Garage;
 use moorhouse_objects::{
-    MULTIPART_ABOVE_BYTES, Objects, ObjectsError, ObjectsUrl, PIECE_BYTES, S3Credentials, metrics,
+    MULTIPART_ABOVE_BYTES, Objects, ObjectsError, ObjectsUrl, PIECE_BYTES, Piece, S3Credentials, metrics,
 };
 use uuid::Uuid;
 
@@ -132,6 +132,45 @@ async fn puts_in_pieces(objects: &Objects) {
     assert_eq!(objects.list("").await.expect("lists"), [("large".to_owned(), bytes as u64)]);
 }
 
+/// An upload goes on with what has been sent, whoever goes on; one that is given up leaves nothing.
+async fn goes_on_with_pieces(objects: &Objects) {
+    let bytes = MULTIPART_ABOVE_BYTES + 5;
+    let body = large_body(bytes as usize);
+    let chunks = || vec![body.slice(..1_000_003), body.slice(1_000_003..)];
+    assert!(objects.takes_pieces_of(bytes) && !objects.takes_pieces_of(MULTIPART_ABOVE_BYTES));
+    let mut begun = objects.begin("later", bytes).await.expect("begins");
+    let first = begun.missing(chunks()).into_iter().nth(2).expect("five pieces");
+    let sent = objects.send_piece("later", &begun, first).await.expect("sends");
+    begun.note(sent);
+    let unfinished = objects.unfinished().await.expect("lists");
+    assert_eq!(unfinished.iter().map(|u| u.key.as_str()).collect::<Vec<_>>(), ["later"]);
+    assert_eq!(objects.size("later").await.expect("asks"), None, "nothing is visible yet");
+
+    let missing = begun.missing(chunks());
+    assert_eq!(missing.iter().map(Piece::bytes).collect::<Vec<_>>(), [PIECE_BYTES, PIECE_BYTES, PIECE_BYTES, 5]);
+    for piece in missing {
+        let sent = objects.send_piece("later", &begun, piece).await.expect("sends");
+        begun.note(sent);
+    }
+    objects.complete("later", &begun).await.expect("completes");
+    objects.forget_note("later").await.expect("forgets");
+    assert_eq!(objects.unfinished().await.expect("lists"), []);
+    assert_eq!(objects.get_range("later", 0, bytes).await.expect("reads"), body);
+    let error = objects.complete("later", &begun).await.expect_err("it has ended");
+    assert!(matches!(error, ObjectsError::NotFound { .. }), "{error}");
+
+    let mut vain = objects.begin("vain", bytes).await.expect("begins");
+    let piece = vain.missing(chunks()).remove(0);
+    vain.note(objects.send_piece("vain", &vain, piece.clone()).await.expect("sends"));
+    let unfinished = objects.unfinished().await.expect("lists");
+    objects.give_up_unfinished(&unfinished[0]).await.expect("gives up");
+    objects.give_up("vain", &vain).await.expect("there is nothing left of it, which is fine");
+    let error = objects.send_piece("vain", &vain, piece).await.expect_err("it was given up");
+    assert!(matches!(error, ObjectsError::NotFound { .. }), "{error}");
+    assert_eq!(objects.unfinished().await.expect("lists"), []);
+    assert_eq!(objects.size("vain").await.expect("asks"), None);
+}
+
 #[tokio::test]
 async fn a_directory_keeps_the_promises() {
     let dir = tempfile::tempdir().expect("a directory");
@@ -170,6 +209,7 @@ async fn garage_keeps_the_promises() {
     };
     keeps_its_promises(&open("/some/prefix").await).await;
     puts_in_pieces(&open("/large").await).await;
+    goes_on_with_pieces(&open("/large/later").await).await;
 
     let whole_bucket = open("").await.list("").await.expect("lists the bucket");
     assert!(whole_bucket.iter().all(|(key, _)| key.starts_with("some/prefix/") || key.starts_with("large/")));

@@ -14,7 +14,7 @@ use super::error::FsError;
 use super::place;
 use super::rename::{Added, Sealing};
 use super::tree::{Ino, ROOT, Tree};
-use super::{Role, ShardFs};
+use super::{Role, ShardFs, table_path};
 use crate::limits;
 
 /// What waits in one table shard.
@@ -169,6 +169,34 @@ impl ShardFs {
             }
         }
         Ok(())
+    }
+
+    /// The loose parts of a table shard, with their directories, that the catalog has as they are here.
+    pub(super) fn lasting_loose(&self, tree: &Tree, ts: TableShard) -> Result<Vec<(PartPath, Ino)>, FsError> {
+        let mut found = Vec::new();
+        let mut look = |dir: Ino, above: &[&str]| -> Result<(), FsError> {
+            for entry in tree.entries(dir)?.into_iter().filter(|entry| entry.is_dir) {
+                let below: Vec<String> =
+                    above.iter().copied().chain([entry.name.as_str()]).map(str::to_string).collect();
+                found.extend(place::committed_part(&below).map(|part| (part, entry.ino)));
+            }
+            Ok(())
+        };
+        let table = table_path(ts);
+        if let Ok(detached) = tree.resolve(ROOT, &table).and_then(|table| tree.child(table, place::DETACHED)) {
+            look(detached, &[place::DETACHED])?;
+        }
+        let backups = tree.resolve(ROOT, &table[..1]).and_then(|shard| tree.entries(tree.child(shard, place::SHADOW)?));
+        for backup in backups.unwrap_or_default() {
+            if let Ok(frozen) = tree.resolve(backup.ino, &table[1..]) {
+                look(frozen, &[place::SHADOW, &backup.name])?;
+            }
+        }
+        let letting = self.letting.lock().expect("lock");
+        if let Some(letting) = letting.get(&ts) {
+            found.retain(|(part, _)| !letting.loose.contains(part));
+        }
+        Ok(found)
     }
 
     fn loose_dir(&self, ts: TableShard, part: &PartPath) -> Option<Ino> {

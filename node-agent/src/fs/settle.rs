@@ -1,23 +1,25 @@
-//! Which committed parts still wait for their upload.
+//! Which committed parts still wait for their upload, and what becomes of new rows while they fill staging.
 
-use std::time::{Duration, SystemTime};
+use std::collections::HashSet;
+use std::time::Duration;
 
 use moorhouse_catalog::parts::PartInfo;
 use moorhouse_catalog::{BlobId, Location, PartPath, TableShard, parts};
 
 use super::error::FsError;
-use super::tree::{Blob, Body, ROOT, Sealed};
+use super::tree::{Blob, Body, Ino, ROOT, Sealed, Tree};
 use super::{ShardFs, place, table_path};
+use crate::upload::pressure::Pressure;
 use crate::{limits, metrics};
 
-/// An active part with bytes that only this node has.
-#[derive(Debug)]
+/// A part with bytes that only this node has.
+#[derive(Debug, Clone)]
 pub struct StagedPart {
     pub shard: TableShard,
     pub part: PartPath,
     pub age: Duration,
-    /// The engine is writing a part that will replace it.
-    pub is_merging: bool,
+    /// The engine has written a part that replaces it, or is writing one.
+    pub is_leaving: bool,
     /// The staged files alone, in name order: what shares an object already is not sent again.
     pub files: Vec<StagedFile>,
 }
@@ -36,68 +38,87 @@ impl StagedPart {
 }
 
 impl ShardFs {
-    /// Parts that a newer one covers are left out: they will be gone before an upload would pay.
-    pub fn staged_parts(&self, shard: TableShard) -> Result<Vec<StagedPart>, FsError> {
-        let now: SystemTime = self.now();
+    /// Parts that a newer one covers are left out, unless asked for: they will be gone before an upload would pay, but until then
+    /// they take room. Loose parts (detached, frozen) are among them once the catalog has them as they are: a node can be emptied
+    /// only when nothing lies there alone.
+    pub fn staged_parts(&self, shard: TableShard, with_covered: bool) -> Result<Vec<StagedPart>, FsError> {
         let tree = self.tree.read().expect("lock");
         let table = tree.resolve(ROOT, &table_path(shard))?;
         let entries = tree.entries(table)?;
         let dirs = || entries.iter().filter(|e| e.is_dir).map(|e| e.name.as_str());
-        let active = parts::active(dirs());
+        let active: HashSet<&str> = parts::active(dirs()).into_iter().collect();
         let merges: Vec<PartInfo> =
             dirs().filter_map(|name| PartInfo::parse(name.strip_prefix("tmp_merge_")?)).collect();
         let mut staged = Vec::new();
-        for name in active {
-            let Some(part) = place::committed_part(&[name.to_string()]) else { continue };
-            let dir = tree.child(table, name)?;
-            let mut files = Vec::new();
-            for (path, ino) in tree.files_below(dir)? {
-                if let Body::Blob(Blob { id, sealed: Some(Sealed { bytes, location: Location::Staged { .. } }) }) =
-                    &tree.get(ino)?.body
-                {
-                    files.push(StagedFile { path, blob: *id, bytes: *bytes });
-                }
-            }
-            if !files.is_empty() {
-                let age = now.duration_since(tree.get(dir)?.mtime).unwrap_or_default();
-                let info = PartInfo::parse(name);
-                let is_merging = info.is_some_and(|part| merges.iter().any(|merged| merged.covers(&part)));
-                staged.push(StagedPart { shard, part, age, is_merging, files });
-            }
+        for entry in entries.iter().filter(|entry| entry.is_dir) {
+            let name = entry.name.as_str();
+            let is_covered = !active.contains(name);
+            let Some(part) = place::committed_part(&[name.to_string()]).filter(|_| with_covered || !is_covered) else {
+                continue;
+            };
+            let is_merging = |part: PartInfo| merges.iter().any(|merged| merged.covers(&part));
+            let is_leaving = is_covered || PartInfo::parse(name).is_some_and(is_merging);
+            staged.extend(self.staged_part(&tree, (shard, part), entry.ino, is_leaving)?);
+        }
+        for (part, dir) in self.lasting_loose(&tree, shard)? {
+            staged.extend(self.staged_part(&tree, (shard, part), dir, false)?);
         }
         Ok(staged)
     }
 
-    /// Whether staging is so full that everything is uploaded without waiting for it to settle.
-    pub fn is_pressed(&self) -> bool {
-        self.staged_percent() >= limits::STAGING_SOFT_PERCENT
+    /// None for a part without bytes that only this node has.
+    fn staged_part(
+        &self,
+        tree: &Tree,
+        (shard, part): (TableShard, PartPath),
+        dir: Ino,
+        is_leaving: bool,
+    ) -> Result<Option<StagedPart>, FsError> {
+        let mut files = Vec::new();
+        for (path, ino) in tree.files_below(dir)? {
+            if let Body::Blob(Blob { id, sealed: Some(Sealed { bytes, location: Location::Staged { node } }) }) =
+                &tree.get(ino)?.body
+                && *node == self.node
+            {
+                files.push(StagedFile { path, blob: *id, bytes: *bytes });
+            }
+        }
+        let age = self.now().duration_since(tree.get(dir)?.mtime).unwrap_or_default();
+        Ok((!files.is_empty()).then_some(StagedPart { shard, part, age, is_leaving, files }))
     }
 
-    /// Waits until staging has room for more rows, for at most [`limits::STAGING_PATIENCE`]. Only for new rows: a merge
-    /// makes room in the end, and must not wait for it.
+    /// How full staging is, and what follows from it.
+    pub fn pressure(&self) -> Pressure {
+        let stats = self.cache.stats();
+        Pressure::of(stats.staged_used_bytes, stats.budget_bytes)
+    }
+
+    /// Lets new rows wait as long as staging is too full for them, the longer the fuller; refuses them when there was no room
+    /// for as long as the node's patience. Only for new rows: a merge makes room in the end, and must not wait for it.
     pub(super) async fn await_room(&self) -> Result<(), FsError> {
-        if self.staged_percent() < limits::STAGING_HARD_PERCENT {
-            return Ok(());
-        }
-        metrics::INSERTS_DELAYED.inc();
-        let deadline = tokio::time::Instant::now() + limits::STAGING_PATIENCE;
-        while self.staged_percent() >= limits::STAGING_HARD_PERCENT {
-            if tokio::time::Instant::now() >= deadline {
-                metrics::INSERTS_REFUSED.inc();
-                let stats = self.cache.stats();
-                return Err(FsError::NoSpace(format!(
-                    "{} of {} bytes wait for their upload: look whether the object store takes writes \
-                     (moorhouse_agent_uploads_unfinished), or give the node a larger --cache-bytes",
-                    stats.staged_bytes, stats.budget_bytes
-                )));
+        let begun = tokio::time::Instant::now();
+        let mut is_counted = false;
+        loop {
+            match self.pressure() {
+                Pressure::Easy | Pressure::Hurried => return Ok(()),
+                Pressure::Slowed(pause) if begun.elapsed() >= pause => return Ok(()),
+                Pressure::Full if begun.elapsed() >= self.policy.staging_patience() => return Err(self.no_room()),
+                Pressure::Slowed(_) | Pressure::Full => {}
+            }
+            if !std::mem::replace(&mut is_counted, true) {
+                metrics::INSERTS_DELAYED.inc();
             }
             tokio::time::sleep(limits::STAGING_LOOK).await;
         }
-        Ok(())
     }
 
-    fn staged_percent(&self) -> u64 {
+    fn no_room(&self) -> FsError {
+        metrics::INSERTS_REFUSED.inc();
         let stats = self.cache.stats();
-        stats.staged_bytes.saturating_mul(100) / stats.budget_bytes.max(1)
+        FsError::NoSpace(format!(
+            "{} of {} bytes wait for their upload: look whether the object store takes writes \
+             (moorhouse_agent_uploads_unfinished), or give the node a larger --cache-bytes",
+            stats.staged_used_bytes, stats.budget_bytes
+        ))
     }
 }

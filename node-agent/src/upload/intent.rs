@@ -3,18 +3,23 @@
 //!
 //! Put, commit, release, in this order. The put is verified by the store itself: every request carries the SHA-256 of
 //! its body in its signature, and a store refuses a body with another one. Each file's CRC-32C goes into the catalog, and
-//! is verified by whoever reads the file whole.
+//! is verified by whoever reads the file whole. A large object goes up in pieces, each verified as a put is; what has been
+//! sent is noted on the SSD, and is not sent again, also by the next process.
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures::StreamExt;
 use moorhouse_base::failpoint;
 use moorhouse_catalog::ids::InvalidId;
 use moorhouse_catalog::{BlobId, Location, ObjectKey, PartChange, Relocation, TableShard, minted};
+use moorhouse_objects::{Begun, ObjectsError, PIECES_IN_FLIGHT};
 use uuid::Uuid;
 
+use super::journal::Noted;
 use super::pack::{Packed, PackedFile};
 use crate::controller::Backoff;
 use crate::fs::ShardFs;
@@ -38,8 +43,10 @@ pub enum Outcome {
 pub struct Intent {
     shard: TableShard,
     key: ObjectKey,
-    made: Instant,
+    made_ms: u64,
     packed: Packed,
+    /// An upload in pieces that has begun.
+    begun: Option<Begun>,
     /// The files' places, once the object is in the bucket.
     put: Option<Vec<Relocation>>,
 }
@@ -47,11 +54,28 @@ pub struct Intent {
 impl Intent {
     pub fn new(shard: TableShard, packed: Packed, now_ms: u64) -> Result<Self, InvalidId> {
         let key = minted::mint(shard, now_ms, Uuid::new_v4())?;
-        Ok(Self { shard, key, made: Instant::now(), packed, put: None })
+        Ok(Self { shard, key, made_ms: now_ms, packed, begun: None, put: None })
+    }
+
+    /// What an earlier process has begun.
+    pub fn resume(noted: Noted) -> Self {
+        let packed = noted.packed();
+        let made_ms = minted::minted_ms(&noted.key).unwrap_or_default();
+        let Noted { shard, key, begun, .. } = noted;
+        metrics::UPLOAD_PIECES_SPARED.inc_by(begun.sent() as u64);
+        Self { shard, key, made_ms, packed, begun: Some(begun), put: None }
+    }
+
+    pub fn shard(&self) -> TableShard {
+        self.shard
     }
 
     pub fn blobs(&self) -> impl Iterator<Item = BlobId> + '_ {
         self.packed.files.iter().map(|file| file.blob)
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.packed.bytes()
     }
 
     pub fn has_put(&self) -> bool {
@@ -73,12 +97,12 @@ impl Intent {
                 metrics::UPLOADED_PARTS.inc_by(parts as u64);
                 Outcome::Stored
             }
-            Err(error) => self.judge(&error),
+            Err(error) => self.judge(fs, &error),
         };
         (self, outcome)
     }
 
-    fn judge(&self, error: &FsError) -> Outcome {
+    fn judge(&self, fs: &ShardFs, error: &FsError) -> Outcome {
         let (ts, object) = (self.shard, &self.key);
         match error {
             FsError::Fenced(_) => {
@@ -94,7 +118,7 @@ impl Intent {
                 Outcome::InVain
             }
             // The catalog takes a name only for a while: after a long outage the object gets a new one.
-            _ if self.made.elapsed() > limits::INTENT_LONGEST => {
+            _ if self.age(fs) > limits::INTENT_LONGEST => {
                 tracing::warn!(%ts, %object, %error, "an upload took too long: it starts again under a new name");
                 Outcome::InVain
             }
@@ -104,6 +128,10 @@ impl Intent {
                 Outcome::Again
             }
         }
+    }
+
+    fn age(&self, fs: &ShardFs) -> Duration {
+        Duration::from_millis(fs.clock.now_ms().saturating_sub(self.made_ms))
     }
 
     async fn advance(&mut self, fs: &ShardFs) -> Result<(), FsError> {
@@ -119,34 +147,156 @@ impl Intent {
             fs.release_staged(&change.iter().map(|relocation| relocation.blob).collect::<Vec<_>>());
         }
         failpoint::reach("upload.after_release");
+        self.forget(fs).await;
         Ok(())
     }
 
-    /// Puts the object, again and again while the store is away, for at most [`limits::OBJECT_PATIENCE`].
-    pub async fn send_patiently(&self, fs: &ShardFs) -> Result<Vec<Relocation>, FsError> {
+    /// Puts the object, again and again while the store is away, for at most [`limits::OBJECT_PATIENCE`]. An upload in pieces
+    /// whose part is then not committed is given up.
+    pub async fn send_patiently(&mut self, fs: &ShardFs) -> Result<Vec<Relocation>, FsError> {
         let mut pause = Backoff::new(limits::COMMIT_RETRY_FIRST, limits::COMMIT_RETRY_LONGEST);
         loop {
             match self.send(fs).await {
-                Err(error @ FsError::Unavailable(_)) if self.made.elapsed() < limits::OBJECT_PATIENCE => {
+                Err(error @ FsError::Unavailable(_)) if self.age(fs) < limits::OBJECT_PATIENCE => {
                     tracing::warn!(ts = %self.shard, object = %self.key, %error, "a commit waits for the object store");
                     metrics::UPLOAD_RETRIES.inc();
                     pause.wait().await;
                 }
-                outcome => return outcome,
+                Ok(relocations) => {
+                    self.forget(fs).await;
+                    return Ok(relocations);
+                }
+                Err(error) => {
+                    self.give_up(fs).await;
+                    return Err(error);
+                }
             }
         }
     }
 
-    async fn send(&self, fs: &ShardFs) -> Result<Vec<Relocation>, FsError> {
+    async fn send(&mut self, fs: &ShardFs) -> Result<Vec<Relocation>, FsError> {
         let (body, relocations) = tokio::task::block_in_place(|| self.read(fs))?;
         failpoint::reach("upload.before_put");
         let started = Instant::now();
-        let put = fs.source.objects().put(self.key.as_str(), body).await;
-        let report = put.map_err(|error| FsError::Unavailable(error.to_string()))?;
-        metrics::UPLOAD_PUTS.inc_by(report.puts);
-        metrics::UPLOAD_BYTES.inc_by(self.packed.bytes());
+        let (objects, bytes) = (fs.source.objects(), self.packed.bytes());
+        if objects.takes_pieces_of(bytes) {
+            self.send_in_pieces(fs, body).await?;
+        } else {
+            fs.uploads.throttle.take(bytes).await;
+            let put = objects.put(self.key.as_str(), body).await;
+            let report = put.map_err(|error| FsError::Unavailable(error.to_string()))?;
+            metrics::UPLOAD_PUTS.inc_by(report.puts);
+        }
+        metrics::UPLOAD_BYTES.inc_by(bytes);
         metrics::UPLOAD_SECONDS.observe(started.elapsed().as_secs_f64());
         Ok(relocations)
+    }
+
+    /// Sends the pieces that the store does not have yet, some at a time, each noted as soon as it is there; then makes the
+    /// object of them.
+    async fn send_in_pieces(&mut self, fs: &ShardFs, body: Vec<Bytes>) -> Result<(), FsError> {
+        let objects = fs.source.objects();
+        let mut begun = match self.begun.take() {
+            Some(begun) => begun,
+            None => {
+                let begun = objects.begin(self.key.as_str(), self.packed.bytes()).await;
+                metrics::UPLOAD_PUTS.inc_by(2);
+                begun.map_err(|error| FsError::Unavailable(error.to_string()))?
+            }
+        };
+        self.note(fs, &begun);
+        let sent = self.send_missing(fs, &mut begun, body).await;
+        let completed = match sent {
+            Ok(()) => {
+                failpoint::reach("upload.before_complete");
+                metrics::UPLOAD_PUTS.inc();
+                objects.complete(self.key.as_str(), &begun).await
+            }
+            Err(error) => Err(error),
+        };
+        match completed {
+            // An earlier try may have completed it without our hearing of it.
+            Err(ObjectsError::NotFound { .. }) => {
+                let size = objects.size(self.key.as_str()).await;
+                if size.map_err(|error| FsError::Unavailable(error.to_string()))? != Some(self.packed.bytes()) {
+                    self.forget(fs).await;
+                    return Err(FsError::Unavailable("the store has forgotten the upload: it starts anew".to_owned()));
+                }
+            }
+            Err(error) => {
+                self.begun = Some(begun);
+                return Err(FsError::Unavailable(error.to_string()));
+            }
+            Ok(()) => {}
+        }
+        self.begun = Some(begun);
+        Ok(())
+    }
+
+    async fn send_missing(&self, fs: &ShardFs, begun: &mut Begun, body: Vec<Bytes>) -> Result<(), ObjectsError> {
+        let (objects, upload) = (fs.source.objects(), begun.clone());
+        let is_broken = AtomicBool::new(false);
+        let sends = upload.missing(body).into_iter().map(|piece| {
+            let (key, upload, is_broken) = (self.key.as_str(), &upload, &is_broken);
+            async move {
+                if is_broken.load(Ordering::Relaxed) {
+                    return Ok(None);
+                }
+                fs.uploads.throttle.take(piece.bytes()).await;
+                metrics::UPLOAD_PUTS.inc();
+                let sent = objects.send_piece(key, upload, piece).await;
+                is_broken.fetch_or(sent.is_err(), Ordering::Relaxed);
+                sent.map(Some)
+            }
+        });
+        let mut sends = futures::stream::iter(sends).buffer_unordered(PIECES_IN_FLIGHT);
+        let mut outcome = Ok(());
+        // Those that are under way when one fails still count when they get through.
+        while let Some(sent) = sends.next().await {
+            match sent {
+                Ok(None) => {}
+                Ok(Some(sent)) => {
+                    begun.note(sent);
+                    self.note(fs, begun);
+                    failpoint::reach("upload.after_piece");
+                }
+                Err(error) => outcome = Err(error),
+            }
+        }
+        outcome
+    }
+
+    /// So that a process that follows can go on. Without the note it starts anew.
+    fn note(&self, fs: &ShardFs, begun: &Begun) {
+        let Some(journal) = fs.uploads.journal() else { return };
+        let noted = Noted::new(self.shard, &self.key, &self.packed, begun);
+        if let Err(error) = tokio::task::block_in_place(|| journal.save(&noted)) {
+            tracing::warn!(object = %self.key, %error, "an upload cannot be noted: after a restart it would start anew");
+        }
+    }
+
+    /// Nothing is left to resume.
+    async fn forget(&mut self, fs: &ShardFs) {
+        if self.begun.take().is_none() {
+            return;
+        }
+        if let Some(Err(error)) = fs.uploads.journal().map(|journal| journal.forget(&self.key)) {
+            tracing::warn!(object = %self.key, %error, "the note of an ended upload stays until the next start");
+        }
+        if let Err(error) = fs.source.objects().forget_note(self.key.as_str()).await {
+            tracing::info!(object = %self.key, %error, "the note of an ended upload is left to the controller's sweeper");
+        }
+    }
+
+    /// The object will not be: takes away what there is of it.
+    pub async fn give_up(&mut self, fs: &ShardFs) {
+        if self.put.is_none()
+            && let Some(begun) = &self.begun
+            && let Err(error) = fs.source.objects().give_up(self.key.as_str(), begun).await
+        {
+            tracing::info!(object = %self.key, %error, "a broken upload is left to the controller's sweeper");
+        }
+        self.forget(fs).await;
     }
 
     /// The object's body, file after file, and each file's place in it.

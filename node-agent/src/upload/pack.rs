@@ -165,7 +165,7 @@ mod tests {
             shard: TableShard { table: TableId(Uuid::from_u128(1)), shard: ShardId(0) },
             part: PartPath::new(name).expect("valid"),
             age: Duration::ZERO,
-            is_merging: false,
+            is_leaving: false,
             files: files.iter().map(file).collect(),
         }
     }

@@ -4,6 +4,7 @@
 //! often, or has been left alone for the settling time. When one of a table shard's parts is due, those that are half
 //! as old go along in the same object: fewer objects, at the price of a few bytes uploaded early.
 
+use std::cmp::Reverse;
 use std::time::Duration;
 
 use moorhouse_catalog::TableStorage;
@@ -39,9 +40,11 @@ impl SettleRule {
         }
     }
 
-    /// The parts of one table shard to upload now. `pressed`: staging is short of room, so everything is.
-    pub fn choose(&self, parts: Vec<StagedPart>, pressed: bool) -> Vec<StagedPart> {
-        if pressed {
+    /// The parts of one table shard to upload now, in the order of their packing. `is_hurried`: staging is short of room, so
+    /// everything is, what makes the most room and is least likely to be merged away soon first.
+    pub fn choose(&self, mut parts: Vec<StagedPart>, is_hurried: bool) -> Vec<StagedPart> {
+        if is_hurried {
+            parts.sort_by_key(|part| (part.is_leaving, Reverse(part.bytes()), Reverse(part.age)));
             return parts;
         }
         if !parts.iter().any(|part| self.is_settled(part)) {
@@ -52,7 +55,7 @@ impl SettleRule {
 
     fn is_settled(&self, part: &StagedPart) -> bool {
         // A merge under way makes an upload vain. A merge may also take hours, or never end: that is not waited for.
-        if part.is_merging {
+        if part.is_leaving {
             return part.age >= self.age.saturating_mul(limits::SETTLE_MERGING_FACTOR);
         }
         let level = PartInfo::parse(part.part.as_str()).map_or(0, |info| info.level);
@@ -60,7 +63,7 @@ impl SettleRule {
     }
 
     fn goes_along(&self, part: &StagedPart) -> bool {
-        !part.is_merging && part.age >= self.age / 2
+        !part.is_leaving && part.age >= self.age / 2
     }
 }
 
@@ -79,7 +82,7 @@ mod tests {
             shard: TableShard { table: TableId(Uuid::from_u128(1)), shard: ShardId(0) },
             part: PartPath::new(name).expect("valid"),
             age: Duration::from_secs(seconds),
-            is_merging: false,
+            is_leaving: false,
             files: vec![StagedFile { path: "data.bin".into(), blob: BlobId::random(), bytes }],
         }
     }
@@ -100,12 +103,14 @@ mod tests {
     fn half_as_old_goes_along_and_younger_waits() {
         let parts = || vec![part("all_1_1_0", 61, 1), part("all_2_2_0", 30, 1), part("all_3_3_0", 29, 1)];
         assert_eq!(chosen(parts(), false), ["all_1_1_0", "all_2_2_0"]);
-        assert_eq!(chosen(parts(), true).len(), 3, "short of room");
+        let merging = StagedPart { is_leaving: true, ..part("all_4_4_0", 90, 9_000) };
+        let short_of_room = [parts(), vec![merging, part("all_5_9_1", 1, 50)]].concat();
+        assert_eq!(chosen(short_of_room, true), ["all_5_9_1", "all_1_1_0", "all_2_2_0", "all_3_3_0", "all_4_4_0"]);
     }
 
     #[test]
     fn a_part_under_a_merge_waits_longer_but_not_for_ever() {
-        let merging = |seconds| StagedPart { is_merging: true, ..part("all_1_1_0", seconds, 5_000) };
+        let merging = |seconds| StagedPart { is_leaving: true, ..part("all_1_1_0", seconds, 5_000) };
         assert!(chosen(vec![merging(61)], false).is_empty());
         let long = 60 * u64::from(limits::SETTLE_MERGING_FACTOR);
         assert_eq!(chosen(vec![merging(long)], false), ["all_1_1_0"]);

@@ -7,3 +7,4 @@ mod model;
 mod posix;
 mod scale;
 mod scripted;
+mod staging;

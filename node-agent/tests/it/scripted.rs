@@ -153,6 +153,9 @@ impl Controller for Scripted {
     }
 }
 
+/// A budget that no test fills.
+const ROOMY: u64 = 1 << 30;
+
 /// One node's file system, mounted for real. Dropping it unmounts.
 pub struct Rig {
     pub script: Arc<Script>,
@@ -175,7 +178,15 @@ impl Rig {
     pub fn with(group: &str, script: Arc<Script>, table: TableShard) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let objects = dir.path().join("objects");
-        Self::make(group, script, vec![table], dir, objects)
+        Self::make(group, script, vec![table], dir, objects, ROOMY)
+    }
+
+    /// A node whose SSD has so many bytes for all that is staged and cached.
+    pub fn with_budget(group: &str, bytes: u64) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let objects = dir.path().join("objects");
+        let table = TableShard { table: TableId::random(), shard: ShardId(0) };
+        Self::make(group, Arc::default(), vec![table], dir, objects, bytes)
     }
 
     /// A node with several tables in its one shard.
@@ -183,16 +194,23 @@ impl Rig {
         let dir = tempfile::tempdir().unwrap();
         let objects = dir.path().join("objects");
         let table = |_| TableShard { table: TableId::random(), shard: ShardId(0) };
-        Self::make(group, Arc::default(), (0..count).map(table).collect(), dir, objects)
+        Self::make(group, Arc::default(), (0..count).map(table).collect(), dir, objects, ROOMY)
     }
 
     /// A node with another's script and objects.
     pub fn beside(other: &Rig, group: &str) -> Self {
         let objects = other.dir.path().join("objects");
-        Self::make(group, other.script.clone(), other.tables.clone(), tempfile::tempdir().unwrap(), objects)
+        Self::make(group, other.script.clone(), other.tables.clone(), tempfile::tempdir().unwrap(), objects, ROOMY)
     }
 
-    fn make(group: &str, script: Arc<Script>, tables: Vec<TableShard>, dir: TempDir, objects: PathBuf) -> Self {
+    fn make(
+        group: &str,
+        script: Arc<Script>,
+        tables: Vec<TableShard>,
+        dir: TempDir,
+        objects: PathBuf,
+        budget_bytes: u64,
+    ) -> Self {
         let runtime = Runtime::new().unwrap();
         let node = NodeName::new(format!("{group}-0")).unwrap();
         let served = script.clone();
@@ -203,11 +221,10 @@ impl Rig {
             tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
             let objects = format!("file://{}", objects.display()).parse().unwrap();
             let objects = Objects::open(&objects).await.unwrap();
-            let cache = BlobCache::open(&dir.path().join("blobs"), 1 << 30).unwrap();
+            let cache = BlobCache::open(&dir.path().join("blobs"), budget_bytes).unwrap();
             let controller = ControllerClient::new(&url, node.clone(), &Dialer::plaintext()).unwrap();
-            let (refresh, _) = mpsc::channel(16);
             let source = BlobSource::new(cache, objects, Dialer::plaintext());
-            let fs = Arc::new(ShardFs::new(node.clone(), source, controller, Arc::new(SystemClock), refresh));
+            let fs = Arc::new(ShardFs::new(node.clone(), source, controller, Arc::new(SystemClock)));
             fs.apply_view(&view(&node, group, &tables)).unwrap();
             let at = dir.path().join("mount");
             std::fs::create_dir(&at).unwrap();
