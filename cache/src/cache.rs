@@ -82,11 +82,16 @@ impl BlobCache {
         let path = self.inner.directory.path(Tenant::Staged, key);
         let created = OpenOptions::new().read(true).write(true).create_new(true).open(&path);
         let file = created.map_err(|error| CacheError::io("create", &path, error))?;
-        state.ledger.set_staged(key, 0);
+        state.ledger.begin_staged(key);
         let freed = self.inner.evict_excess(&mut state);
         drop(state);
         self.inner.free(freed);
         Ok(file)
+    }
+
+    /// The present length of a staged blob that is still written, which [`BlobCache::lookup`] does not know. `None` if it is gone.
+    pub fn written_bytes(&self, key: BlobKey) -> Option<u64> {
+        self.inner.staged_length(key).ok()
     }
 
     /// Looks at a staged file's length, enters it into the budget, evicts cached blobs if that is now exceeded, and gives
@@ -102,26 +107,56 @@ impl BlobCache {
         Ok(bytes)
     }
 
-    /// Makes staged blobs survive a loss of power: their bytes, however they were written, and their names. Blocks for
-    /// as long as the disk needs. [`CacheError::NoBlob`] if one is not staged.
-    pub fn sync_staged(&self, keys: &[BlobKey]) -> Result<(), CacheError> {
-        {
-            let state = self.inner.lock();
-            for key in keys {
-                expect_staged(&state.ledger, *key)?;
+    /// [`BlobCache::account_staged`] for every staged blob that is being written, so that the budget knows of bytes whose
+    /// writers have not ended. One that is renamed or removed meanwhile is left to whoever did that.
+    pub fn account_growing(&self) {
+        let keys = self.inner.lock().ledger.growing_keys();
+        let lengths: Vec<_> = keys.into_iter().map(|key| (key, self.inner.staged_length(key))).collect();
+        let mut state = self.inner.lock();
+        for (key, length) in lengths {
+            if let (Ok(bytes), Some((Tenant::Staged, known))) = (length, state.ledger.find(key))
+                && bytes > known
+            {
+                state.ledger.set_staged(key, bytes);
             }
         }
+        let freed = self.inner.evict_excess(&mut state);
+        drop(state);
+        self.inner.free(freed);
+    }
+
+    /// Makes staged blobs survive a loss of power: their bytes, however they were written, and their names. Enters their
+    /// lengths into the budget, as [`BlobCache::account_staged`], and gives them. Blocks for as long as the disk needs.
+    /// [`CacheError::NoBlob`] if one is not staged.
+    pub fn sync_staged(&self, keys: &[BlobKey]) -> Result<Vec<u64>, CacheError> {
+        self.expect_all_staged(keys)?;
         let directory = &self.inner.directory;
-        durable::sync_each(keys, |key| match durable::sync_file(&directory.path(Tenant::Staged, *key)) {
-            // Stored or removed since the look above.
+        let paths: Vec<PathBuf> = keys.iter().map(|key| directory.path(Tenant::Staged, *key)).collect();
+        let lengths = match durable::sync_files(&paths) {
+            // Stored or removed since the look above: then that says which one.
             Err(CacheError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {
-                Err(CacheError::NoBlob { key: *key })
+                self.expect_all_staged(keys)?;
+                return Err(CacheError::NoBlob { key: keys[0] });
             }
-            outcome => outcome,
-        })?;
+            synced => synced?,
+        };
         let buckets: BTreeSet<u8> = keys.iter().map(|key| key.bucket()).collect();
-        let dirs: Vec<PathBuf> = buckets.iter().map(|bucket| directory.bucket_dir(Tenant::Staged, *bucket)).collect();
-        durable::sync_each(&dirs, |dir| durable::sync_dir(dir))
+        buckets.iter().try_for_each(|bucket| durable::sync_dir(&directory.bucket_dir(Tenant::Staged, *bucket)))?;
+        let mut state = self.inner.lock();
+        for (key, bytes) in keys.iter().zip(&lengths) {
+            expect_staged(&state.ledger, *key)?;
+            state.ledger.set_staged(*key, *bytes);
+            state.ledger.end_growth(*key);
+        }
+        let freed = self.inner.evict_excess(&mut state);
+        drop(state);
+        self.inner.free(freed);
+        Ok(lengths)
+    }
+
+    fn expect_all_staged(&self, keys: &[BlobKey]) -> Result<(), CacheError> {
+        let state = self.inner.lock();
+        keys.iter().try_for_each(|key| expect_staged(&state.ledger, *key))
     }
 
     /// The blob's bytes are safe elsewhere: staged becomes cached, as a newcomer there. Fine if it is cached already.
@@ -287,6 +322,29 @@ impl BlobCache {
     /// cached, up to the whole blob, whose checksum is compared then.
     pub fn open_ranged(&self, key: BlobKey, bytes: u64, expected_crc32c: u32, fetch: FetchRange) -> RangedReader {
         RangedReader::new(Arc::clone(&self.inner), key, bytes, expected_crc32c, fetch)
+    }
+
+    /// Has `gone` told of every whole blob that is evicted or removed, before its bytes are given back to the disk: who keeps
+    /// files open beyond a read lets go of them there. Called without a lock, from any thread. The first listener stays.
+    pub fn on_gone(&self, gone: impl Fn(BlobKey) + Send + Sync + 'static) {
+        if self.inner.gone.set(Box::new(gone)).is_err() {
+            tracing::error!("a cache has one listener; the second is not told");
+        }
+    }
+
+    /// Notes a read of a whole blob whose file the caller has open already, and counts a hit. False, and nothing is counted, if
+    /// it is not here or not to be trusted: then the file is not to be used.
+    pub fn note_use(&self, key: BlobKey) -> bool {
+        let mut state = self.inner.lock();
+        let is_here = match state.ledger.find(key) {
+            Some((Tenant::Staged, _)) => true,
+            Some((Tenant::Cached, _)) => !self.inner.health.is_sick() && !state.ledger.is_unchecked(key),
+            None => false,
+        };
+        if is_here {
+            self.inner.touch(&mut state, key);
+        }
+        is_here
     }
 
     /// All staged blobs, in no order.

@@ -1,5 +1,6 @@
 //! [`Directory`]: the names on disk. Opens and repairs the layout, and knows where each blob's file is.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -35,13 +36,16 @@ impl Directory {
         let this = Self { dir: dir.to_owned(), next_filling: AtomicU64::new(0), _lock: lock };
         wipe(&this.filling_dir())?;
         wipe(&this.partial_dir())?;
+        let mut made = this.dir_and_parent();
         for tenant in [Tenant::Staged, Tenant::Cached] {
             for bucket in 0..=u8::MAX {
                 let path = this.bucket_dir(tenant, bucket);
                 fs::create_dir_all(&path).map_err(|error| CacheError::io("create", &path, error))?;
             }
-            durable::sync_dir(&this.tenant_dir(tenant))?;
+            made.push(this.tenant_dir(tenant));
         }
+        // From the top: a name lasts only in a directory that does.
+        made.iter().try_for_each(|dir| durable::sync_dir(dir))?;
         Ok(this)
     }
 
@@ -70,14 +74,37 @@ impl Directory {
         self.filling_dir().join(format!("{key}-{number}"))
     }
 
-    /// Every blob of one tenant. Files with foreign names are left alone, and said.
+    /// Every blob of one tenant, each in its bucket afterwards. Files with foreign names are left alone, and said.
     pub fn scan(&self, tenant: Tenant) -> Result<Vec<Found>, CacheError> {
         let mut found = Vec::new();
+        let mut strays = Vec::new();
         for bucket in 0..=u8::MAX {
             let path = self.bucket_dir(tenant, bucket);
+            let before = found.len();
             scan_bucket(&path, &mut found).map_err(|error| CacheError::io("list", &path, error))?;
+            let here = found[before..].iter().map(|found| found.key);
+            strays.extend(here.filter(|key| key.bucket() != bucket).map(|key| (bucket, key)));
         }
+        self.bring_home(tenant, &strays)?;
         Ok(found)
+    }
+
+    /// Moves blobs out of the buckets in which an earlier version kept them. A loss of power leaves each in one or the other.
+    fn bring_home(&self, tenant: Tenant, strays: &[(u8, BlobKey)]) -> Result<(), CacheError> {
+        for (bucket, key) in strays {
+            let from = self.bucket_dir(tenant, *bucket).join(key.to_string());
+            let moved = fs::rename(&from, self.path(tenant, *key));
+            moved.map_err(|error| CacheError::io("rename", &from, error))?;
+        }
+        let (to, from): (BTreeSet<u8>, BTreeSet<u8>) =
+            strays.iter().map(|(bucket, key)| (key.bucket(), *bucket)).unzip();
+        to.into_iter().chain(from).try_for_each(|bucket| durable::sync_dir(&self.bucket_dir(tenant, bucket)))
+    }
+
+    fn dir_and_parent(&self) -> Vec<PathBuf> {
+        let parent =
+            self.dir.parent().map(|parent| if parent.as_os_str().is_empty() { Path::new(".") } else { parent });
+        parent.into_iter().chain([self.dir.as_path()]).map(Path::to_owned).collect()
     }
 
     fn tenant_dir(&self, tenant: Tenant) -> PathBuf {

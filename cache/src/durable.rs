@@ -2,19 +2,45 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek};
-use std::path::Path;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+
+use nix::libc;
 
 use crate::error::CacheError;
+use crate::limits::SYNCED_AT_ONCE;
 
-/// Above this many files, and up to [`THREADS_MAX`] threads, they are synced in parallel: a journalling file system then
-/// commits many of them at once.
-const FILES_PER_THREAD: usize = 4;
-const THREADS_MAX: usize = 8;
 const READ_BACK_BYTES: usize = 1 << 20;
 
-pub(crate) fn sync_file(path: &Path) -> Result<(), CacheError> {
-    let file = File::open(path).map_err(|error| CacheError::io("open", path, error))?;
-    file.sync_data().map_err(|error| CacheError::io("sync", path, error))
+/// Makes files' bytes last, however they were written, and gives their lengths. The disk gets all of them to write before one
+/// is waited for: a journalling file system then commits once. (12 files of 400 bytes on ext4: 1.0 ms, one after another 3.3.)
+pub(crate) fn sync_files(paths: &[PathBuf]) -> Result<Vec<u64>, CacheError> {
+    let mut lengths = Vec::with_capacity(paths.len());
+    for paths in paths.chunks(SYNCED_AT_ONCE) {
+        let mut files = Vec::with_capacity(paths.len());
+        for path in paths {
+            let file = File::open(path).map_err(|error| CacheError::io("open", path, error))?;
+            let metadata = file.metadata().map_err(|error| CacheError::io("look at", path, error))?;
+            lengths.push(metadata.len());
+            start_writing(&file, 0, metadata.len());
+            files.push(file);
+        }
+        for (file, path) in files.iter().zip(paths) {
+            file.sync_data().map_err(|error| CacheError::io("sync", path, error))?;
+        }
+    }
+    Ok(lengths)
+}
+
+/// Lets the disk begin with a file's bytes, and waits for nothing. Where that cannot be had it changes nothing; an error of the
+/// disk is told by the sync that follows.
+pub(crate) fn start_writing(file: &File, offset: u64, bytes: u64) {
+    let (Ok(offset), Ok(bytes)) = (libc::off64_t::try_from(offset), libc::off64_t::try_from(bytes)) else { return };
+    // SAFETY: takes numbers alone, and the descriptor is open.
+    #[expect(unsafe_code, reason = "neither std nor nix has sync_file_range")]
+    unsafe {
+        libc::sync_file_range(file.as_raw_fd(), offset, bytes, libc::SYNC_FILE_RANGE_WRITE)
+    };
 }
 
 pub(crate) fn sync_dir(path: &Path) -> Result<(), CacheError> {
@@ -40,22 +66,4 @@ pub(crate) fn length_and_crc32c(mut file: &File) -> io::Result<(u64, u32)> {
     }
     file.rewind()?;
     Ok((length, crc))
-}
-
-/// Does `sync` for each item; the first error of any, after all were tried.
-pub(crate) fn sync_each<Item: Sync>(
-    items: &[Item],
-    sync: impl Fn(&Item) -> Result<(), CacheError> + Sync,
-) -> Result<(), CacheError> {
-    let sync_chunk = |chunk: &[Item]| chunk.iter().map(&sync).fold(Ok(()), Result::and);
-    let threads = items.len().div_ceil(FILES_PER_THREAD).clamp(1, THREADS_MAX);
-    if threads == 1 {
-        return sync_chunk(items);
-    }
-    std::thread::scope(|scope| {
-        let chunks = items.chunks(items.len().div_ceil(threads));
-        let running: Vec<_> = chunks.map(|chunk| scope.spawn(move || sync_chunk(chunk))).collect();
-        let ended = running.into_iter().map(|thread| thread.join().expect("syncing does not panic"));
-        ended.fold(Ok(()), Result::and)
-    })
 }

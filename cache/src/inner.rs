@@ -7,7 +7,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use tokio::sync::Semaphore;
@@ -33,6 +33,8 @@ pub(crate) struct Inner {
     pub health: Health,
     /// One permit a request under way.
     pub fetches: Arc<Semaphore>,
+    /// Told of whole blobs that are no longer here.
+    pub gone: OnceLock<Box<dyn Fn(BlobKey) + Send + Sync>>,
     started: Instant,
     fetched_bytes: AtomicU64,
     coalesced: AtomicU64,
@@ -49,6 +51,8 @@ pub(crate) struct State {
 #[derive(Default)]
 pub(crate) struct Freed {
     charged: u64,
+    /// Whole blobs among it.
+    gone: Vec<BlobKey>,
     /// Without a name; closing frees the bytes, which takes long for large ones.
     files: Vec<File>,
     holes: Vec<Hole>,
@@ -63,6 +67,7 @@ impl Inner {
             flights: Flights::default(),
             health,
             fetches: Arc::new(Semaphore::new(FETCHES_MAX)),
+            gone: OnceLock::new(),
             started: Instant::now(),
             fetched_bytes: AtomicU64::new(0),
             coalesced: AtomicU64::new(0),
@@ -91,7 +96,10 @@ impl Inner {
         let mut freed = Freed { charged: evicted.charged, ..Freed::default() };
         for unit in evicted.units {
             match unit {
-                Unit::Whole(key) => freed.files.extend(unlink(&self.directory.path(Tenant::Cached, key))),
+                Unit::Whole(key) => {
+                    freed.files.extend(unlink(&self.directory.path(Tenant::Cached, key)));
+                    freed.gone.push(key);
+                }
                 Unit::Block(key, block) => freed.holes.extend(state.partials.leave(key, block)),
             }
         }
@@ -112,7 +120,7 @@ impl Inner {
         state.ledger.forget(key, tenant);
         let charged = state.ledger.leave(bytes);
         metrics::show(&self.stats(state));
-        Ok(Freed { charged, files, holes: Vec::new() })
+        Ok(Freed { charged, gone: vec![key], files, holes: Vec::new() })
     }
 
     /// Forgets what is here of a blob that is not whole, and takes its name away.
@@ -128,14 +136,17 @@ impl Inner {
         if let Err(error) = partial.truncate() {
             self.health.report("truncate", partial.path(), &error);
         }
-        Freed { charged, files: unlink(partial.path()).into_iter().collect(), holes: Vec::new() }
+        Freed { charged, files: unlink(partial.path()).into_iter().collect(), ..Freed::default() }
     }
 
     /// Gives the bytes back to the disk, and then their room to the others.
     pub fn free(&self, freed: Freed) {
-        let Freed { charged, files, holes } = freed;
-        if charged == 0 && files.is_empty() && holes.is_empty() {
+        let Freed { charged, gone, files, holes } = freed;
+        if charged == 0 && gone.is_empty() && files.is_empty() && holes.is_empty() {
             return;
+        }
+        if let Some(tell) = self.gone.get() {
+            gone.into_iter().for_each(tell);
         }
         drop(files);
         let punched: Vec<(Hole, std::io::Result<()>)> = holes.into_iter().map(|hole| hole.punch()).collect();
@@ -266,6 +277,7 @@ impl Inner {
         CacheStats {
             staged_blobs,
             staged_bytes,
+            staged_used_bytes: ledger.staged_used(),
             cached_blobs,
             cached_bytes,
             partial_blobs: partials.len(),
@@ -289,6 +301,7 @@ impl Inner {
 impl Freed {
     pub fn absorb(&mut self, other: Freed) {
         self.charged += other.charged;
+        self.gone.extend(other.gone);
         self.files.extend(other.files);
         self.holes.extend(other.holes);
     }

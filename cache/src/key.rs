@@ -9,9 +9,10 @@ use uuid::Uuid;
 pub struct BlobKey(pub u128);
 
 impl BlobKey {
-    /// Spreads blobs over directories. The last byte, because the first ones of a time-ordered UUID hardly change.
+    /// Spreads blobs over directories, and keeps together those whose keys were counted up: the files of a part are made one
+    /// after another, and one directory is synced faster than ten. So it is the last byte but one.
     pub(crate) const fn bucket(self) -> u8 {
-        (self.0 & 0xff) as u8
+        (self.0 >> 8 & 0xff) as u8
     }
 
     /// The key of a file name, if it is exactly what `Display` writes.

@@ -18,8 +18,9 @@
 //! *What is checked:* each fill, and each blob whose last block has come, against its CRC-32C; a blob that an earlier process
 //! has left, before its first use. A disk that fails is taken out of use as a read cache (`health`), never as staging.
 //!
-//! Layout: `<dir>/{staged,cached}/<last 2 hex digits of the key>/<key as UUID>`; `<dir>/filling/` and `<dir>/partial/` hold what
-//! is not complete and are wiped at open; `<dir>/lock` keeps a second process out.
+//! Layout: `<dir>/{staged,cached}/<2 hex digits before the key's last 2>/<key as UUID>`; `<dir>/filling/` and `<dir>/partial/` hold
+//! what is not complete and are wiped at open; `<dir>/lock` keeps a second process out. (Earlier the last 2 digits were taken: what
+//! lies there moves at open.)
 //!
 //! Not kept on disk: sizes, recency, bitmaps, counters. Sizes are rebuilt at open from the files, recency from their times.
 

@@ -20,6 +20,8 @@ pub const FETCHES_MAX: usize = 32;
 pub const FETCHES_FOR_READS: usize = 8;
 /// A read whose blocks are evicted under its hands this often goes past the cache.
 pub const READ_TRIES: usize = 4;
+/// Files that are synced together: each has a descriptor meanwhile.
+pub const SYNCED_AT_ONCE: usize = 256;
 /// How often a disk that was taken out of use is tried again.
 pub const PROBE_EVERY: Duration = Duration::from_secs(30);
 /// What a probe writes and reads.

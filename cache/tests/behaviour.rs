@@ -2,13 +2,15 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
+use std::sync::{Arc, Mutex};
 
 use common::{
     BLOCK, bucket, charge, content, copy_tree, fill, filling_count, key, on_disk, open, read, read_checked, stage,
 };
-use moorhouse_cache::{BlobCache, CacheError, Tenant};
+use moorhouse_cache::{BlobCache, BlobKey, CacheError, Tenant};
 use tempfile::tempdir;
 use uuid::Uuid;
 
@@ -228,6 +230,55 @@ fn after_a_crash_blobs_are_back_and_incomplete_fills_are_not() {
     assert_eq!(cache.stats().used_bytes, charge(100) + charge(200));
     assert_eq!((filling_count(crashed.path()), on_disk(crashed.path(), Tenant::Cached).len()), (0, 1));
     assert!(crashed.path().join("staged/00/notes.txt").exists(), "what is not ours stays");
+}
+
+/// Earlier versions took another byte of the key for the bucket.
+#[test]
+fn what_an_earlier_version_left_in_another_bucket_is_found() {
+    let dir = tempdir().expect("a directory");
+    let cache = open(dir.path(), 64);
+    let keys: Vec<_> = (0..20).map(|count| BlobKey((7 << 64) + 0x1f0 + count)).collect();
+    for (at, key) in keys.iter().enumerate() {
+        let mut file = cache.create_staged(*key).expect("stages");
+        file.write_all(&content(at as u128, 100)).expect("writes");
+    }
+    assert_eq!(cache.sync_staged(&keys).expect("syncs"), [100; 20]);
+    let buckets: BTreeSet<_> = keys.iter().map(|key| cache.lookup(*key).expect("is there").path).collect();
+    let buckets: BTreeSet<_> = buckets.iter().filter_map(|path| path.parent()).collect();
+    assert_eq!(buckets.len(), 2, "keys in a row lie together, until their 256 end");
+    let staged = dir.path().join("staged");
+    let new = keys.iter().map(|key| cache.lookup(*key).expect("is there").path);
+    let old = keys.iter().map(|key| staged.join(format!("{:02x}", key.0 & 0xff)).join(key.to_string()));
+    let moves: Vec<_> = new.zip(old).collect();
+    drop(cache);
+    moves.iter().for_each(|(new, old)| fs::rename(new, old).expect("moves"));
+    let cache = open(dir.path(), 64);
+    assert_eq!(cache.stats().staged_blobs, 20);
+    for (at, key) in keys.iter().enumerate() {
+        let path = cache.lookup(*key).expect("is there").path;
+        assert_eq!(fs::read(path).expect("reads"), content(at as u128, 100));
+    }
+    assert!(moves.iter().all(|(new, old)| new == old || !old.exists()));
+}
+
+#[test]
+fn who_keeps_files_open_hears_of_what_goes() {
+    let dir = tempdir().expect("a directory");
+    let cache = open(dir.path(), 3);
+    let gone = Arc::new(Mutex::new(Vec::new()));
+    let told = gone.clone();
+    cache.on_gone(move |key| told.lock().expect("lock").push(key));
+    fill(&cache, 1, LEN);
+    stage(&cache, 2, LEN);
+    assert_eq!([1, 2, 3].map(|number| cache.note_use(key(number))), [true, true, false]);
+    fill(&cache, 3, LEN);
+    assert_eq!(*gone.lock().expect("lock"), []);
+    cache.stored(key(2)).expect("is stored");
+    fill(&cache, 4, LEN);
+    assert_eq!((gone.lock().expect("lock").len(), cache.stats().cached_blobs), (1, 3));
+    let left = (1..=4).find(|number| cache.tenant(key(*number)).is_some()).expect("one is left");
+    cache.remove(key(left)).expect("removes");
+    assert_eq!((gone.lock().expect("lock").last(), cache.note_use(key(left))), (Some(&key(left)), false));
 }
 
 /// As a crash of the machine leaves files whose bytes had not reached the disk.

@@ -27,7 +27,7 @@ fn random_step(cache: &BlobCache, random: &mut StdRng) -> Result<(), CacheError>
         1 => drop(cache.account_staged(key)?),
         2 => cache.stored(key)?,
         3 => cache.remove(key)?,
-        4 => cache.sync_staged(&[key])?,
+        4 => drop(cache.sync_staged(&[key])?),
         5 | 6 => {
             let staged = random.random_bool(0.3);
             let mut fill = if staged { cache.fill_staged(key, LEN as u64)? } else { cache.fill(key, LEN as u64)? };

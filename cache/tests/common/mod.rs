@@ -13,8 +13,8 @@ use moorhouse_cache::{BlobCache, BlobKey, Tenant};
 pub const BLOCK: u64 = 4096;
 
 pub fn key(number: u128) -> BlobKey {
-    // Spread over the last byte, so that different buckets are in play.
-    BlobKey((number << 64) | (number * 37 % 256))
+    // Spread over the last byte but one, so that different buckets are in play.
+    BlobKey((number << 64) | (number * 37 % 256) << 8)
 }
 
 /// Bytes that differ by key and by place.
@@ -68,7 +68,7 @@ pub fn on_disk(dir: &Path, tenant: Tenant) -> BTreeMap<String, u64> {
 
 /// Where the key of that number has its file.
 pub fn bucket(dir: &Path, tenant: Tenant, number: u128) -> PathBuf {
-    tenant_dir(dir, tenant).join(format!("{:02x}", key(number).0 & 0xff))
+    tenant_dir(dir, tenant).join(format!("{:02x}", key(number).0 >> 8 & 0xff))
 }
 
 pub fn files(bucket: &Path) -> Vec<(String, u64)> {

@@ -2,18 +2,20 @@
 
 use std::cmp::Reverse;
 use std::collections::HashSet;
+use std::convert::Infallible;
 use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
+use moorhouse_cache::BlobKey;
 use moorhouse_catalog::{BlobId, Location, ObjectKey, TableShard, parts};
 
 use super::error::FsError;
-use super::ops::Attributes;
+use super::ops::{Attributes, SHORT_TTL, new_file_is_blob};
 use super::place::Place;
-use super::tree::{Blob, Body, Ino, ROOT, Sealed, Tree, TreeError};
-use super::{ShardFs, table_path, tree};
+use super::tree::{Blob, Body, Ino, ROOT, Sealed, Small, Tree, TreeError};
+use super::{ShardFs, tree};
 use crate::blobs::key;
 use crate::blobs::remote::RemoteFile;
 use crate::blobs::warm::Warmed;
@@ -36,6 +38,12 @@ pub struct RemoteBlob {
     pub location: Location,
 }
 
+/// What an open by a caller that keeps files open came to.
+pub enum OpeningKept<K> {
+    Kept(K),
+    Opening(Opening),
+}
+
 /// What an open needs before it can answer.
 pub enum Opening {
     Ready(Opened),
@@ -52,43 +60,97 @@ pub struct Wanted {
 }
 
 impl ShardFs {
-    pub(super) fn new_blob(&self) -> Result<Blob, FsError> {
-        let id = BlobId::fresh();
-        drop(self.cache.create_staged(key(id))?);
-        Ok(Blob { id, sealed: None })
-    }
-
     /// Makes a file, or opens the one that is there.
     pub fn create(&self, parent: Ino, name: &str, mode: u32) -> Result<(Attributes, Opening), FsError> {
-        let ino = {
-            let mut tree = self.tree.write().expect("lock");
-            let ino = match tree.child(parent, name) {
-                Ok(ino) => ino,
+        let is_blob = {
+            let tree = self.tree.read().expect("lock");
+            match tree.child(parent, name) {
+                Ok(_) => None,
                 Err(TreeError::NotFound) => {
                     self.check_writable(&tree, parent, name)?;
-                    let body = self.new_body(&tree, parent, name)?;
-                    tree.make_file(parent, name, mode, self.now(), body)?
+                    Some(new_file_is_blob(&tree, parent, name)?)
                 }
                 Err(error) => return Err(error.into()),
-            };
-            tree.looked_up(ino);
-            ino
+            }
         };
-        Ok((self.attributes(ino)?, self.open(ino, true)?))
+        let Some(is_blob) = is_blob else { return self.open_existing(parent, name) };
+        // The disk makes the file while the tree is free for others.
+        let id = BlobId::fresh();
+        let file = if is_blob { Some(self.cache.create_staged(key(id))?) } else { None };
+        let body = if is_blob { Body::Blob(Blob { id, sealed: None }) } else { Body::Small(Small::default()) };
+        let made = self.name_new(parent, name, mode, body);
+        if is_blob && made.is_err() {
+            self.cache.remove(key(id))?;
+        }
+        match made {
+            Ok(attributes) => Ok((attributes, Opening::Ready(file.map_or(Opened::Small, Opened::Local)))),
+            Err(FsError::Tree(TreeError::Exists)) => self.open_existing(parent, name),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn name_new(&self, parent: Ino, name: &str, mode: u32, body: Body) -> Result<Attributes, FsError> {
+        let now = self.now();
+        let mut tree = self.tree.write().expect("lock");
+        // A view may have come since the look before.
+        self.check_writable(&tree, parent, name)?;
+        let ino = tree.make_file(parent, name, mode, now, body)?;
+        tree.looked_up(ino);
+        let mode = tree.get(ino)?.mode;
+        Ok(Attributes { ino, is_dir: false, bytes: 0, mode, nlink: 1, mtime: now, ttl: SHORT_TTL })
+    }
+
+    fn open_existing(&self, parent: Ino, name: &str) -> Result<(Attributes, Opening), FsError> {
+        let attributes = self.lookup(parent, name)?;
+        let opening = self.open(attributes.ino, true)?;
+        Ok((attributes, opening))
     }
 
     pub fn open(&self, ino: Ino, write: bool) -> Result<Opening, FsError> {
+        match self.open_or_kept(ino, write, |_| None::<Infallible>)? {
+            OpeningKept::Kept(never) => match never {},
+            OpeningKept::Opening(opening) => Ok(opening),
+        }
+    }
+
+    /// [`ShardFs::open`] for a caller that keeps files open: `kept` is asked for the sealed blob before its file is opened, and
+    /// what it gives is the answer if the blob is still here.
+    pub fn open_or_kept<K>(
+        &self,
+        ino: Ino,
+        write: bool,
+        kept: impl FnOnce(BlobKey) -> Option<K>,
+    ) -> Result<OpeningKept<K>, FsError> {
         let blob = {
             let tree = self.tree.read().expect("lock");
             match &tree.get(ino)?.body {
                 Body::Dir(_) => return Err(TreeError::IsDirectory.into()),
-                Body::Small(_) => return Ok(Opening::Ready(Opened::Small)),
+                Body::Small(_) => return Ok(OpeningKept::Opening(Opening::Ready(Opened::Small))),
                 Body::Blob(blob) => blob.clone(),
             }
         };
         if write && blob.sealed.is_some() {
             return Err(FsError::Immutable);
         }
+        if blob.sealed.is_some()
+            && let Some(kept) = kept(key(blob.id))
+            && self.cache.note_use(key(blob.id))
+        {
+            return Ok(OpeningKept::Kept(kept));
+        }
+        self.open_blob(ino, blob, write).map(OpeningKept::Opening)
+    }
+
+    /// A file's blob, and whether it is sealed.
+    pub fn blob_of(&self, ino: Ino) -> Result<(BlobKey, bool), FsError> {
+        match &self.tree.read().expect("lock").get(ino)?.body {
+            Body::Blob(blob) => Ok((key(blob.id), blob.sealed.is_some())),
+            Body::Dir(_) => Err(TreeError::IsDirectory.into()),
+            Body::Small(_) => Err(FsError::BadHandle),
+        }
+    }
+
+    fn open_blob(&self, ino: Ino, blob: Blob, write: bool) -> Result<Opening, FsError> {
         if let Some(file) = self.cache.open_file(key(blob.id), write)? {
             return Ok(Opening::Ready(Opened::Local(file)));
         }
@@ -113,7 +175,8 @@ impl ShardFs {
             return Ok(Vec::new());
         }
         let tree = self.tree.read().expect("lock");
-        let part = part_of(&tree, tree.get(ino)?.home)?;
+        // The directory that a linked file was made in may be gone: then nothing tells what lies near it.
+        let Ok(part) = part_of(&tree, tree.get(ino)?.home) else { return Ok(Vec::new()) };
         let own = tree.files_below(part)?;
         let wants_data = own.iter().any(|(path, file)| *file == ino && is_data(path));
         let mut found = Vec::new();
@@ -143,7 +206,7 @@ impl ShardFs {
     /// first.
     pub fn stored_blobs(&self, ts: TableShard) -> Result<Vec<RemoteBlob>, FsError> {
         let tree = self.tree.read().expect("lock");
-        let table = tree.resolve(ROOT, &table_path(ts))?;
+        let table = tree.resolve(ROOT, &self.shown_path(ts))?;
         let entries = tree.entries(table)?;
         let active: HashSet<&str> =
             parts::active(entries.iter().filter(|entry| entry.is_dir).map(|entry| entry.name.as_str()))

@@ -6,7 +6,7 @@ use moorhouse_catalog::{BlobId, parts};
 
 use super::error::FsError;
 use super::place::{self, Place};
-use super::tree::{Body, Entry, Ino, Small, Tree, TreeError};
+use super::tree::{Body, Entry, Ino, Tree, TreeError};
 use super::{Role, ShardFs};
 use crate::blobs::key;
 
@@ -49,35 +49,31 @@ impl ShardFs {
 
     /// The entry's attributes; counts as a look-up by the kernel.
     pub fn lookup(&self, parent: Ino, name: &str) -> Result<Attributes, FsError> {
-        let mut tree = self.tree.write().expect("lock");
-        let ino = tree.child(parent, name)?;
-        tree.looked_up(ino);
-        self.attributes_in(&tree, ino)
+        let seen = {
+            let tree = self.tree.read().expect("lock");
+            // Most look-ups of the engine are for names that it is about to make.
+            tree.child(parent, name)?;
+            drop(tree);
+            let mut tree = self.tree.write().expect("lock");
+            let ino = tree.child(parent, name)?;
+            tree.looked_up(ino);
+            Seen::of(&tree, ino)?
+        };
+        Ok(self.complete(seen))
     }
 
     pub fn attributes(&self, ino: Ino) -> Result<Attributes, FsError> {
-        let tree = self.tree.read().expect("lock");
-        self.attributes_in(&tree, ino)
+        let seen = Seen::of(&self.tree.read().expect("lock"), ino)?;
+        Ok(self.complete(seen))
     }
 
-    fn attributes_in(&self, tree: &Tree, ino: Ino) -> Result<Attributes, FsError> {
-        let node = tree.get(ino)?;
-        let (is_dir, bytes, ttl) = match &node.body {
-            Body::Dir(_) => (true, 4096, LONG_TTL),
-            Body::Small(small) => (false, small.content.len() as u64, SHORT_TTL),
-            Body::Blob(blob) => match &blob.sealed {
-                Some(sealed) => (false, sealed.bytes, LONG_TTL),
-                None => (false, self.bytes_so_far(blob.id), SHORT_TTL),
-            },
-        };
-        let nlink = if is_dir { 2 } else { node.nlink };
-        Ok(Attributes { ino, is_dir, bytes, mode: node.mode, nlink, mtime: node.mtime, ttl })
-    }
-
-    /// The size of a file that is being written, which the kernel does past us.
-    fn bytes_so_far(&self, blob: BlobId) -> u64 {
-        let local = self.cache.lookup(key(blob)).and_then(|found| std::fs::metadata(found.path).ok());
-        local.map_or(0, |metadata| metadata.len())
+    /// Adds the size of a file that is being written, which the kernel does past us. Asks the disk: not under a lock.
+    fn complete(&self, seen: Seen) -> Attributes {
+        let Seen { mut attributes, growing } = seen;
+        if let Some(blob) = growing {
+            attributes.bytes = self.cache.written_bytes(key(blob)).unwrap_or(0);
+        }
+        attributes
     }
 
     pub fn forget(&self, ino: Ino, count: u64) {
@@ -110,7 +106,7 @@ impl ShardFs {
         let ino = tree.make_dir(parent, name, mode, self.now())?;
         tree.looked_up(ino);
         self.note_loose(&tree, (parent, name))?;
-        self.attributes_in(&tree, ino)
+        Ok(Seen::of(&tree, ino)?.attributes)
     }
 
     pub fn remove_dir(&self, parent: Ino, name: &str) -> Result<(), FsError> {
@@ -123,13 +119,16 @@ impl ShardFs {
     }
 
     pub fn link(&self, ino: Ino, parent: Ino, name: &str) -> Result<Attributes, FsError> {
-        let mut tree = self.tree.write().expect("lock");
-        self.check_writable(&tree, parent, name)?;
-        self.check_linkable(&tree, ino)?;
-        tree.link(ino, parent, name, self.now())?;
-        tree.looked_up(ino);
-        self.note_loose(&tree, (parent, name))?;
-        self.attributes_in(&tree, ino)
+        let seen = {
+            let mut tree = self.tree.write().expect("lock");
+            self.check_writable(&tree, parent, name)?;
+            self.check_linkable(&tree, ino)?;
+            tree.link(ino, parent, name, self.now())?;
+            tree.looked_up(ino);
+            self.note_loose(&tree, (parent, name))?;
+            Seen::of(&tree, ino)?
+        };
+        Ok(self.complete(seen))
     }
 
     /// Takes a name away. Bytes that lose their last name here are let go of after the catalog has heard of it.
@@ -208,15 +207,38 @@ impl ShardFs {
             Ok(_) | Err(_) => Ok(()),
         }
     }
+}
 
-    /// A new file's body: part bytes get a blob on the SSD, all else stays in memory.
-    pub(super) fn new_body(&self, tree: &Tree, parent: Ino, name: &str) -> Result<Body, FsError> {
-        let blob = match tree.place(parent)?.entry(name) {
-            // Nothing would say when the file is complete: such parts are made of links.
-            Some((_, below)) if place::loose_part(&below).is_some() => return Err(FsError::Immutable),
-            Some((_, below)) => place::holds_part_bytes(&below),
-            None => false,
+/// What the tree says of an inode.
+struct Seen {
+    attributes: Attributes,
+    /// Its size is that of the file on the SSD.
+    growing: Option<BlobId>,
+}
+
+impl Seen {
+    fn of(tree: &Tree, ino: Ino) -> Result<Self, FsError> {
+        let node = tree.get(ino)?;
+        let (is_dir, bytes, ttl, growing) = match &node.body {
+            Body::Dir(_) => (true, 4096, LONG_TTL, None),
+            Body::Small(small) => (false, small.content.len() as u64, SHORT_TTL, None),
+            Body::Blob(blob) => match &blob.sealed {
+                Some(sealed) => (false, sealed.bytes, LONG_TTL, None),
+                None => (false, 0, SHORT_TTL, Some(blob.id)),
+            },
         };
-        Ok(if blob { Body::Blob(self.new_blob()?) } else { Body::Small(Small::default()) })
+        let nlink = if is_dir { 2 } else { node.nlink };
+        let attributes = Attributes { ino, is_dir, bytes, mode: node.mode, nlink, mtime: node.mtime, ttl };
+        Ok(Self { attributes, growing })
+    }
+}
+
+/// Where a new file's bytes go: those of parts into a blob on the SSD, all else stays in memory.
+pub(super) fn new_file_is_blob(tree: &Tree, parent: Ino, name: &str) -> Result<bool, FsError> {
+    match tree.place(parent)?.entry(name) {
+        // Nothing would say when the file is complete: such parts are made of links.
+        Some((_, below)) if place::loose_part(&below).is_some() => Err(FsError::Immutable),
+        Some((_, below)) => Ok(place::holds_part_bytes(&below)),
+        None => Ok(false),
     }
 }

@@ -6,13 +6,14 @@
 //! the background: should that be lost, the part merely comes back covered.
 
 use moorhouse_base::failpoint;
+use moorhouse_cache::BlobKey;
 use moorhouse_catalog::parts::PartInfo;
 use moorhouse_catalog::{BlobId, FileEntry, FilePath, Inode, Location, Manifest, PartChange, PartPath, TableShard};
 
 use super::error::FsError;
 use super::io::{Opened, Opening};
 use super::place::{self, Place};
-use super::tree::{Body, Ino, ROOT, Sealed, Tree, TreeError};
+use super::tree::{Blob, Body, Ino, ROOT, Sealed, Tree, TreeError};
 use super::{Role, ShardFs, table_path};
 use crate::blobs::key;
 use crate::metrics;
@@ -46,10 +47,10 @@ pub(super) struct Added {
     pub dir: Ino,
 }
 
-/// A directory's files as a manifest, with what must reach the disk before it is committed.
+/// A directory's files as a manifest, all their bytes on the disk.
 pub(super) struct Sealing {
     pub manifest: Manifest,
-    unsynced: Vec<BlobId>,
+    /// Files that were not sealed before.
     fresh: Vec<(Ino, u64)>,
 }
 
@@ -255,14 +256,19 @@ impl ShardFs {
     pub(super) async fn seal(&self, ts: TableShard, added: &Added) -> Result<Sealing, FsError> {
         failpoint::reach("seal.before_sync");
         let rows = self.count_rows(added.dir).await?;
-        let sealing = self.collect(added, rows)?;
-        let cache = self.cache.clone();
-        let keys: Vec<_> = sealing.unsynced.iter().map(|blob| key(*blob)).collect();
-        tokio::task::spawn_blocking(move || cache.sync_staged(&keys))
-            .await
-            .map_err(|error| FsError::Unavailable(error.to_string()))??;
+        let files = self.files_of(added.dir)?;
+        let unsynced = files.iter().filter(|(_, _, blob)| blob.sealed.is_none());
+        let keys: Vec<_> = unsynced.map(|(_, _, blob)| key(blob.id)).collect();
+        let lengths = if keys.is_empty() { Vec::new() } else { self.sync(keys).await? };
+        let sealing = self.describe(added, rows, files, lengths)?;
         tracing::debug!(%ts, part = %added.part, files = sealing.manifest.files.len(), "sealed");
         Ok(sealing)
+    }
+
+    async fn sync(&self, keys: Vec<BlobKey>) -> Result<Vec<u64>, FsError> {
+        let cache = self.cache.clone();
+        let synced = tokio::task::spawn_blocking(move || cache.sync_staged(&keys)).await;
+        Ok(synced.map_err(|error| FsError::Unavailable(error.to_string()))??)
     }
 
     /// The bytes of a sealing are committed: they do not change any more.
@@ -275,18 +281,27 @@ impl ShardFs {
         Ok(())
     }
 
-    fn collect(&self, added: &Added, rows: u64) -> Result<Sealing, FsError> {
-        let files = {
-            let tree = self.tree.read().expect("lock");
-            let mut files = Vec::new();
-            for (path, ino) in tree.files_below(added.dir)? {
-                match &tree.get(ino)?.body {
-                    Body::Blob(blob) => files.push((path, ino, blob.clone())),
-                    Body::Small(_) | Body::Dir(_) => return Err(FsError::Unsupported("a small file inside a part")),
-                }
+    fn files_of(&self, dir: Ino) -> Result<Vec<(String, Ino, Blob)>, FsError> {
+        let tree = self.tree.read().expect("lock");
+        let mut files = Vec::new();
+        for (path, ino) in tree.files_below(dir)? {
+            match &tree.get(ino)?.body {
+                Body::Blob(blob) => files.push((path, ino, blob.clone())),
+                Body::Small(_) | Body::Dir(_) => return Err(FsError::Unsupported("a small file inside a part")),
             }
-            files
-        };
+        }
+        Ok(files)
+    }
+
+    /// `lengths`: of the files that are not sealed yet, in their order.
+    fn describe(
+        &self,
+        added: &Added,
+        rows: u64,
+        files: Vec<(String, Ino, Blob)>,
+        lengths: Vec<u64>,
+    ) -> Result<Sealing, FsError> {
+        let mut lengths = lengths.into_iter();
         let mut sealing = Sealing {
             manifest: Manifest {
                 part: added.part.clone(),
@@ -295,15 +310,13 @@ impl ShardFs {
                 files: Vec::with_capacity(files.len()),
                 copies: Vec::new(),
             },
-            unsynced: Vec::new(),
             fresh: Vec::new(),
         };
         for (path, ino, blob) in files {
             let (bytes, location) = match blob.sealed {
                 Some(sealed) => (sealed.bytes, sealed.location),
                 None => {
-                    let bytes = self.cache.account_staged(key(blob.id))?;
-                    sealing.unsynced.push(blob.id);
+                    let bytes = lengths.next().ok_or(FsError::Lost(blob.id))?;
                     sealing.fresh.push((ino, bytes));
                     (bytes, Location::Staged { node: self.node.clone() })
                 }
