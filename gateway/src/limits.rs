@@ -47,6 +47,8 @@ pub const BUSY_READ_BYTES: usize = 256 * 1024;
 pub const SMALL_WRITE_BYTES: usize = 16 * 1024;
 /// The longest read-only statement, its data included, that is kept to be said again when its node dies.
 pub const RETRY_BYTES: usize = 1024 * 1024;
+/// The longest message at the beginning of a read's answer that is kept back.
+pub const ANSWER_HEAD_BYTES: usize = 64 * 1024;
 /// The largest compressed frame of a client, packed or unpacked.
 pub const FRAME_BYTES: usize = 256 * 1024 * 1024;
 /// Statements that changed a native connection's session and are said again on another node.

@@ -10,6 +10,7 @@
 mod accept;
 mod client;
 mod frames;
+mod head;
 mod inlet;
 mod node;
 mod packet;

@@ -16,6 +16,7 @@ use tokio::net::tcp::OwnedReadHalf;
 use tokio::time::timeout;
 
 use super::client::{ToClient, ToNode};
+use super::head::Head;
 use super::inlet::{Inlet, Outlet};
 use super::packet::{self, answer};
 use crate::cluster::Lease;
@@ -56,7 +57,8 @@ pub enum Answered {
         failed: bool,
     },
     ClientGone,
-    /// The node went away; `sent`: after part of its answer, `between`: between two packets.
+    /// The node went away; `sent`: the client has a part of its answer that cannot be repeated, `between`: the client is
+    /// between two packets.
     NodeGone {
         sent: bool,
         between: bool,
@@ -183,7 +185,7 @@ impl NodeConnection {
 impl FromNode {
     /// Passes an answer on to its end; blindly, if the end cannot be seen: then until it is cancelled. `lease` is given back
     /// when the node seems to be done.
-    pub async fn pass(&mut self, to: &mut ToClient, lease: &mut Option<Lease>) -> Answered {
+    pub async fn pass(&mut self, to: &mut ToClient, lease: &mut Option<Lease>, head: &mut Head) -> Answered {
         let mut sent = false;
         self.failed = false;
         loop {
@@ -194,12 +196,12 @@ impl FromNode {
                 Err(error) => Some(error.to_string()),
             };
             if let Some(why) = why {
-                let between = !sent || self.framing.as_ref().is_some_and(Framing::at_boundary);
-                return Answered::NodeGone { sent, between, why };
+                let at_boundary = self.framing.as_ref().is_some_and(Framing::at_boundary);
+                return Answered::NodeGone { sent, between: !sent || at_boundary, why };
             }
             let bytes = self.inlet.take(self.inlet.buffer().len());
             metrics::BYTES_OUT.with_label_values(&[Protocol::Native.label()]).inc_by(bytes.len() as u64);
-            let Ok((out, ended)) = self.unframed(&bytes, to.chunked) else {
+            let Ok((out, ended)) = self.unframed(&bytes, to.chunked, head) else {
                 return Answered::NodeGone { sent, between: !sent, why: "it does not keep to chunks".to_owned() };
             };
             if self.framing.is_none() {
@@ -209,8 +211,8 @@ impl FromNode {
                     *lease = None;
                 }
             }
-            sent = true;
-            if to.outlet.write(&out).await.is_err() || to.outlet.flush().await.is_err() {
+            sent = self.framing.is_none() || head.is_over();
+            if !out.is_empty() && (to.outlet.write(&out).await.is_err() || to.outlet.flush().await.is_err()) {
                 return Answered::ClientGone;
             }
             if let Some(kind) = ended {
@@ -221,15 +223,17 @@ impl FromNode {
     }
 
     /// What of these bytes is for the client, and the last packet's kind if it came to its end.
-    fn unframed(&mut self, bytes: &Bytes, chunked: bool) -> Result<(Bytes, Option<u8>), ()> {
+    fn unframed(&mut self, bytes: &Bytes, chunked: bool, head: &mut Head) -> Result<(Bytes, Option<u8>), ()> {
         let Some(framing) = &mut self.framing else { return Ok((bytes.clone(), None)) };
         let mut ended = None;
-        let mut content = Vec::with_capacity(if chunked { 0 } else { bytes.len() });
+        let as_it_is = chunked && head.is_over();
+        let mut out = Vec::with_capacity(if as_it_is { 0 } else { bytes.len() });
         let mut used = 0;
         while used < bytes.len() {
             let piece = framing.piece(&bytes[used..]).map_err(|_| ())?;
-            if piece.is_content && !chunked {
-                content.extend_from_slice(&bytes[used..used + piece.length]);
+            if !as_it_is {
+                let shown = if chunked || piece.is_content { &bytes[used..used + piece.length] } else { &[] };
+                head.take(shown, piece.mark, &mut out);
             }
             used += piece.length;
             if let Some(Mark::End(kind)) = piece.mark {
@@ -237,7 +241,7 @@ impl FromNode {
                 ended = last.contains(&kind.0).then_some(kind.0).or(ended);
             }
         }
-        Ok((if chunked { bytes.clone() } else { content.into() }, ended))
+        Ok((if as_it_is { bytes.clone() } else { out.into() }, ended))
     }
 
     /// Whether the last answer began with an exception, as far as that could be seen.
@@ -254,7 +258,8 @@ impl FromNode {
     pub async fn pass_blindly(&mut self, to: &mut ToClient) -> io::Result<()> {
         loop {
             let bytes = self.inlet.take(self.inlet.buffer().len());
-            let (out, _) = self.unframed(&bytes, to.chunked).map_err(|()| io::ErrorKind::InvalidData)?;
+            let (out, _) =
+                self.unframed(&bytes, to.chunked, &mut Head::over()).map_err(|()| io::ErrorKind::InvalidData)?;
             to.outlet.write(&out).await?;
             to.outlet.flush().await?;
             if !self.inlet.fill().await? {

@@ -18,6 +18,7 @@ pub mod kind {
 
 /// What nodes send.
 pub mod answer {
+    pub const DATA: u8 = 1;
     pub const EXCEPTION: u8 = 2;
     pub const PROGRESS: u8 = 3;
     pub const PONG: u8 = 4;

@@ -3,6 +3,7 @@
 use tokio_util::sync::CancellationToken;
 
 use super::client::{Broken, FromClient, Kept, ToClient, ToNode};
+use super::head::Head;
 use super::node::{Answered, NodeConnection};
 use super::packet::kind;
 use crate::cluster::Lease;
@@ -10,16 +11,7 @@ use crate::cluster::Lease;
 /// How a statement ended on its node.
 #[derive(Debug)]
 pub enum Ended {
-    /// The client has the whole answer.
-    Whole {
-        failed: bool,
-    },
-    ClientGone,
-    NodeGone {
-        sent: bool,
-        between: bool,
-        why: String,
-    },
+    Answered(Answered),
     /// The client's bytes make no sense.
     Malformed(&'static str),
     /// The client's packets cannot be told apart any more.
@@ -41,9 +33,12 @@ pub async fn relay(
     node: &mut NodeConnection,
     kept: &mut Kept,
     lease: Lease,
+    mut head: Head,
 ) -> Ended {
-    match both_ways(from, to, node, kept, lease).await {
-        Ended::Whole { failed } => Ended::Whole { failed: failed || node.from.failed() },
+    match both_ways(from, to, node, kept, lease, &mut head).await {
+        Ended::Answered(Answered::Whole { failed }) => {
+            Ended::Answered(Answered::Whole { failed: failed || node.from.failed() })
+        }
         other => other,
     }
 }
@@ -54,45 +49,44 @@ async fn both_ways(
     node: &mut NodeConnection,
     kept: &mut Kept,
     lease: Lease,
+    head: &mut Head,
 ) -> Ended {
     let over = CancellationToken::new();
     let mut lease = Some(lease);
     let sees_end = node.shows_ends();
     let mut up = std::pin::pin!(upward(from, &mut node.to, kept, &over));
-    let mut down = std::pin::pin!(node.from.pass(to, &mut lease));
+    let mut down = std::pin::pin!(node.from.pass(to, &mut lease, head));
     let (sent_up, answered) = tokio::select! {
         answered = &mut down => (None, Some(answered)),
         sent_up = &mut up => (Some(sent_up), None),
     };
     match (sent_up, answered) {
-        (_, Some(Answered::Whole { failed })) => {
+        (_, Some(whole @ Answered::Whole { .. })) => {
             over.cancel();
             match up.await {
-                Up::Quiet | Up::Next => Ended::Whole { failed },
-                Up::Broken(Broken::Node(error)) => {
-                    Ended::NodeGone { sent: true, between: true, why: error.to_string() }
-                }
+                Up::Quiet | Up::Next => Ended::Answered(whole),
+                Up::Broken(Broken::Node(error)) => node_gone(&error, true),
                 Up::Broken(broken) => ended(broken),
             }
         }
-        (_, Some(Answered::ClientGone)) => Ended::ClientGone,
-        (_, Some(Answered::NodeGone { sent, between, why })) => Ended::NodeGone { sent, between, why },
+        (_, Some(answered)) => Ended::Answered(answered),
         // Nothing is on its way any more: the client would not ask otherwise.
-        (Some(Up::Next | Up::Quiet), None) if !sees_end => Ended::Whole { failed: false },
+        (Some(Up::Next | Up::Quiet), None) if !sees_end => Ended::Answered(Answered::Whole { failed: false }),
         (Some(Up::Broken(broken)), None) if !matches!(broken, Broken::Node(_)) => ended(broken),
         // The node's last words, or the rest of its answer.
-        (_, None) => match down.await {
-            Answered::Whole { failed } => Ended::Whole { failed },
-            Answered::ClientGone => Ended::ClientGone,
-            Answered::NodeGone { sent, between, why } => Ended::NodeGone { sent, between, why },
-        },
+        (_, None) => Ended::Answered(down.await),
     }
+}
+
+/// After the client may have had part of the answer.
+fn node_gone(error: &std::io::Error, between: bool) -> Ended {
+    Ended::Answered(Answered::NodeGone { sent: true, between, why: error.to_string() })
 }
 
 fn ended(broken: Broken) -> Ended {
     match broken {
-        Broken::Client => Ended::ClientGone,
-        Broken::Node(error) => Ended::NodeGone { sent: true, between: false, why: error.to_string() },
+        Broken::Client => Ended::Answered(Answered::ClientGone),
+        Broken::Node(error) => node_gone(&error, false),
         Broken::Malformed(what) => Ended::Malformed(what),
         Broken::Opaque => Ended::Opaque,
     }
