@@ -94,7 +94,7 @@ impl Fsck {
         report.summary.files_stored = stored.len() as u64;
         report.summary.files_staged = staged.len() as u64;
         self.check_stored(&stored, &bucket, report).await?;
-        self.check_staged(staged, report).await?;
+        self.check_staged(staged, request.deep, report).await?;
         if request.deep {
             self.check_content(stored, report).await?;
         }

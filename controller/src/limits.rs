@@ -72,6 +72,8 @@ pub const FSCK_FINDINGS: usize = 10_000;
 pub const FSCK_PIECE_BYTES: u64 = 8 << 20;
 /// Blobs that an agent is asked for at once.
 pub const FSCK_BLOBS: usize = 10_000;
+/// The same where it reads each of them.
+pub const FSCK_DEEP_BLOBS: usize = 100;
 pub const FSCK_AGENT_TIMEOUT: Duration = Duration::from_secs(60);
 /// After a failed commit: first and longest wait before the store is read again.
 pub const RELOAD_RETRY: Duration = Duration::from_millis(100);

@@ -52,6 +52,9 @@ metric!(OBJECTS_DELETED: IntCounter = register_int_counter!(
 metric!(ORPHANS_DELETED: IntCounter = register_int_counter!(
     "moorhouse_controller_orphans_deleted_total",
     "Objects of broken uploads that nothing ever referred to and that were deleted."));
+metric!(UPLOADS_GIVEN_UP: IntCounter = register_int_counter!(
+    "moorhouse_controller_uploads_given_up_total",
+    "Broken uploads in pieces whose pieces were deleted."));
 metric!(OBJECTS_DOOMED: IntGauge = register_int_gauge!(
     "moorhouse_controller_objects_doomed",
     "Objects that nothing refers to any more and that wait for their grace and their readers."));

@@ -158,9 +158,11 @@ impl Mover {
     }
 }
 
-/// Nodes that are up and have applied a view may take shards.
+/// Nodes that are up and have applied a view may take shards. A draining node gives its own away also while it is down.
 fn plan(shown: &Published, group: &GroupName) -> Vec<Step> {
-    let fit = shown.directory.group_nodes(group).filter(|node| shown.has_applied(&node.name, Revision(0)));
+    let is_lost = |node: &moorhouse_catalog::Node| node.draining && !shown.liveness.is_up(&node.name);
+    let fit = shown.directory.group_nodes(group);
+    let fit = fit.filter(|node| shown.has_applied(&node.name, Revision(0)) || is_lost(node));
     let candidate =
         |node: &moorhouse_catalog::Node| Candidate { name: node.name.clone(), weight: 1, draining: node.draining };
     let candidates: Vec<Candidate> = fit.map(candidate).collect();

@@ -11,6 +11,7 @@ use moorhouse_cache::Tenant;
 use moorhouse_catalog::{BlobId, Location, NodeName};
 use moorhouse_proto::ReadBlobsRequest;
 
+use crate::blobs::copies::PeerError;
 use crate::blobs::{BlobSource, key};
 use crate::fs::error::FsError;
 use crate::fs::io::RemoteBlob;
@@ -23,6 +24,13 @@ pub struct Adopted {
     /// Durably staged here now, whether copied or there before.
     pub kept: HashSet<BlobId>,
     pub copied_bytes: u64,
+}
+
+/// Why a batch did not come whole.
+enum BatchError {
+    Peer(PeerError),
+    /// This node's own disk.
+    Here(FsError),
 }
 
 impl BlobSource {
@@ -61,9 +69,11 @@ impl BlobSource {
         let cache = self.cache().clone();
         let keys: Vec<_> = blobs.map(|blob| key(*blob)).collect();
         let synced = tokio::task::spawn_blocking(move || cache.sync_staged(&keys)).await;
-        Ok(synced.map_err(|error| FsError::Unavailable(error.to_string()))??)
+        synced.map_err(|error| FsError::Unavailable(error.to_string()))??;
+        Ok(())
     }
 
+    /// Those that could be had: from their nodes, or, where a node is away, from the others that have a copy.
     async fn copy_small(&self, blobs: Vec<RemoteBlob>) -> Vec<RemoteBlob> {
         let mut by_node: HashMap<NodeName, Vec<RemoteBlob>> = HashMap::new();
         for blob in blobs {
@@ -72,14 +82,36 @@ impl BlobSource {
             }
         }
         let mut copied = Vec::new();
-        for (node, blobs) in by_node {
-            for batch in blobs.chunks(limits::BLOBS_A_REQUEST) {
-                if let Err(error) = self.copy_batch(&node, batch, &mut copied).await {
-                    tracing::info!(%node, %error, "a batch of blobs was not copied whole");
+        for (node, mut left) in by_node {
+            let is_away = self.copy_batches(&node, &mut left, &mut copied).await;
+            if is_away {
+                for other in self.others(&node) {
+                    self.copy_batches(&other, &mut left, &mut copied).await;
                 }
             }
         }
         copied
+    }
+
+    /// Moves what the node has from `left` to `copied`; true if the node could not be reached.
+    async fn copy_batches(&self, node: &NodeName, left: &mut Vec<RemoteBlob>, copied: &mut Vec<RemoteBlob>) -> bool {
+        let (mut got, mut is_away) = (Vec::new(), false);
+        for batch in left.chunks(limits::BLOBS_A_REQUEST) {
+            match self.copy_batch(node, batch, &mut got).await {
+                Ok(()) => {}
+                Err(BatchError::Peer(error)) => {
+                    is_away |= error.is_away();
+                    tracing::info!(%node, ?error, "a batch of blobs was not copied whole");
+                }
+                Err(BatchError::Here(error)) => {
+                    tracing::warn!(%node, %error, "a batch of blobs was not copied whole");
+                }
+            }
+        }
+        let here: HashSet<BlobId> = got.iter().map(|blob| blob.blob).collect();
+        left.retain(|blob| !here.contains(&blob.blob));
+        copied.append(&mut got);
+        is_away
     }
 
     async fn copy_batch(
@@ -87,15 +119,16 @@ impl BlobSource {
         node: &NodeName,
         batch: &[RemoteBlob],
         copied: &mut Vec<RemoteBlob>,
-    ) -> Result<(), FsError> {
-        let unavailable = |status: tonic::Status| FsError::Unavailable(format!("{node}: {}", status.message()));
+    ) -> Result<(), BatchError> {
+        let failed = |status: tonic::Status| BatchError::Peer(PeerError::of(node, &status));
         let by_id: HashMap<Vec<u8>, &RemoteBlob> = batch.iter().map(|blob| (blob.blob.to_wire(), blob)).collect();
         let request = ReadBlobsRequest { blobs: by_id.keys().map(|id| id.clone().into()).collect() };
-        let mut stream = self.peer(node)?.read_blobs(request).await.map_err(unavailable)?.into_inner();
-        while let Some(content) = stream.message().await.map_err(unavailable)? {
+        let mut peer = self.peer(node).map_err(|error| BatchError::Peer(PeerError::Away(error.to_string())))?;
+        let mut stream = peer.read_blobs(request).await.map_err(failed)?.into_inner();
+        while let Some(content) = stream.message().await.map_err(failed)? {
             let Some(blob) = by_id.get(content.blob.as_ref()) else { continue };
             if content.data.len() as u64 == blob.bytes {
-                self.stage(blob, &content.data)?;
+                self.stage(blob, &content.data).map_err(BatchError::Here)?;
                 metrics::PEER_READ_BYTES.inc_by(blob.bytes);
                 copied.push((*blob).clone());
             }

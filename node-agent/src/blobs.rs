@@ -1,7 +1,9 @@
 //! A blob's bytes, wherever they are: this SSD, another agent's, the object store.
 //!
-//! Small blobs come whole, with what lies beside them ([`heads`]); large stored ones by the ranges that are read ([`remote`]).
+//! Small blobs come whole, with what lies beside them ([`heads`]); large stored ones by the ranges that are read ([`remote`]);
+//! those of a node that is away from whoever keeps a copy ([`copies`]).
 
+pub(crate) mod copies;
 pub mod heads;
 pub mod remote;
 pub mod warm;
@@ -16,7 +18,6 @@ use futures::{StreamExt, TryStreamExt};
 use moorhouse_cache::{BlobCache, BlobKey, CacheError};
 use moorhouse_catalog::{BlobId, Location, NodeName, NodeView, ObjectKey};
 use moorhouse_objects::Objects;
-use moorhouse_proto::ReadBlobRequest;
 use moorhouse_proto::agent_client::AgentClient;
 use moorhouse_security::{Dialer, Expected};
 use tonic::transport::Channel;
@@ -25,7 +26,6 @@ use crate::controller::watched;
 use crate::fs::error::FsError;
 use crate::fs::io::{Opened, RemoteBlob, Wanted};
 use crate::limits;
-use crate::metrics;
 use remote::RemoteFile;
 
 /// The cache knows blobs by number alone.
@@ -40,6 +40,7 @@ pub struct BlobSource {
     peers: Arc<RwLock<HashMap<NodeName, Peer>>>,
     dialer: Dialer,
     heads: heads::Heads,
+    stand_ins: copies::StandIns,
 }
 
 #[derive(Clone)]
@@ -50,7 +51,14 @@ struct Peer {
 
 impl BlobSource {
     pub fn new(cache: BlobCache, objects: Objects, dialer: Dialer) -> Self {
-        Self { cache, objects, peers: Arc::default(), dialer, heads: heads::Heads::default() }
+        Self {
+            cache,
+            objects,
+            peers: Arc::default(),
+            dialer,
+            heads: heads::Heads::default(),
+            stand_ins: copies::StandIns::default(),
+        }
     }
 
     pub fn cache(&self) -> &BlobCache {
@@ -109,6 +117,21 @@ impl BlobSource {
         }
     }
 
+    /// Brings a blob here whole, whatever its size, and checked. The file stays good when the blob is evicted.
+    pub(crate) async fn fetch_whole(&self, blob: &RemoteBlob) -> Result<File, FsError> {
+        let crc32c = checksum(&blob.location);
+        if let Some(file) = self.cache.open_checked(key(blob.blob), blob.bytes, crc32c).await? {
+            return Ok(file);
+        }
+        let copy = |fill| async { self.copy(blob, fill).await };
+        Ok(self.cache.get_or_fetch(key(blob.blob), blob.bytes, crc32c, copy).await?)
+    }
+
+    /// Brings blobs of one object here with one request; what the cache has no room for is not kept.
+    pub(crate) async fn fetch_together(&self, first: &RemoteBlob, others: Vec<RemoteBlob>) -> Result<(), FsError> {
+        Ok(self.fetch_head(first, others).await.map(drop)?)
+    }
+
     async fn get_object(&self, object: &ObjectKey, offset: u64, bytes: u64) -> Result<Bytes, FsError> {
         let got = self.objects.get_range(object.as_str(), offset, bytes).await;
         got.map_err(|error| FsError::Unavailable(error.to_string()))
@@ -122,7 +145,7 @@ impl BlobSource {
         }
         match &remote.location {
             Location::Stored { object, offset: base, .. } => self.get_object(object, base + offset, bytes).await,
-            Location::Staged { node } => self.read_peer(node, remote.blob, offset, bytes).await,
+            Location::Staged { node } => self.read_staged(node, remote.blob, offset, bytes).await,
         }
     }
 
@@ -131,21 +154,6 @@ impl BlobSource {
         let channel = self.peers.read().expect("lock").get(node).map(|peer| peer.channel.clone());
         let channel = channel.ok_or_else(|| FsError::Unavailable(format!("node {node} is unknown")))?;
         Ok(AgentClient::new(channel).max_decoding_message_size(limits::GRPC_MESSAGE_BYTES))
-    }
-
-    async fn read_peer(&self, node: &NodeName, blob: BlobId, offset: u64, bytes: u64) -> Result<Bytes, FsError> {
-        let request = ReadBlobRequest { blob: blob.to_wire().into(), offset, length: bytes };
-        let unavailable = |status: tonic::Status| FsError::Unavailable(format!("{node}: {}", status.message()));
-        let mut stream = self.peer(node)?.read_blob(request).await.map_err(unavailable)?.into_inner();
-        let mut content = Vec::with_capacity(bytes as usize);
-        while let Some(chunk) = stream.message().await.map_err(unavailable)? {
-            content.extend_from_slice(&chunk.data);
-        }
-        if content.len() as u64 != bytes {
-            return Err(FsError::Unavailable(format!("{node} sent {} of {bytes} bytes of blob {blob}", content.len())));
-        }
-        metrics::PEER_READ_BYTES.inc_by(bytes);
-        Ok(content.into())
     }
 
     /// Copies a blob's bytes in order, some bounded pieces at a time.

@@ -6,11 +6,13 @@
 //! back without its volume takes its files from the keepers.
 
 use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::io::Read;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use moorhouse_catalog::{BlobId, FileEntry, Location, NodeName, TableShard};
-use moorhouse_proto::{KeepCopiesReply, KeepCopiesRequest};
+use moorhouse_proto::{CheckStagedReply, KeepCopiesReply, KeepCopiesRequest};
 
 use crate::adopt::Adopted;
 use crate::blobs::{BlobSource, key};
@@ -140,6 +142,41 @@ async fn ask(source: &BlobSource, from: &NodeName, keeper: &NodeName, staged: &[
     match staged.iter().filter(|file| !kept.contains(&file.blob.to_wire())).count() {
         0 => Ok(()),
         missing => Err(FsError::Unavailable(format!("{missing} of {} files did not arrive", staged.len()))),
+    }
+}
+
+/// Which of these blobs, each with its length, are not whole here; their checksums too, if asked for. Blocks for as long as the
+/// disk needs.
+pub fn check(
+    source: &BlobSource,
+    asked: Vec<(bytes::Bytes, u64)>,
+    with_checksums: bool,
+) -> Result<CheckStagedReply, FsError> {
+    let mut reply = CheckStagedReply::default();
+    for (blob, bytes) in asked {
+        let id = BlobId::from_wire(&blob).map_err(|error| FsError::Refused(error.to_string()))?;
+        let mut crc32c = 0;
+        match source.open_local(id)? {
+            Some(file) if file.metadata()?.len() == bytes => {
+                if with_checksums {
+                    crc32c = checksum(file)?;
+                }
+            }
+            _ => reply.missing.push(blob),
+        }
+        reply.crc32c.extend(with_checksums.then_some(crc32c));
+    }
+    Ok(reply)
+}
+
+fn checksum(mut file: File) -> std::io::Result<u32> {
+    let mut buffer = vec![0; limits::BLOB_CHUNK_BYTES];
+    let mut crc32c = 0;
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(crc32c),
+            read => crc32c = crc32c::crc32c_append(crc32c, &buffer[..read]),
+        }
     }
 }
 

@@ -53,6 +53,14 @@ pub static UPLOAD_SECONDS: LazyLock<Histogram> =
 pub static UPLOAD_PIECES_SPARED: LazyLock<IntCounter> = LazyLock::new(|| {
     counter("moorhouse_agent_upload_pieces_spared_total", "Pieces that an earlier try of an upload had sent already")
 });
+pub static REPACKED_FILES: LazyLock<IntCounter> = LazyLock::new(|| {
+    counter(
+        "moorhouse_agent_repacked_files_total",
+        "Stored files moved because their object was mostly dead, or to be together",
+    )
+});
+pub static REPACKED_BYTES: LazyLock<IntCounter> =
+    LazyLock::new(|| counter("moorhouse_agent_repacked_bytes_total", "Bytes put again by re-packing"));
 pub static STAGING_USED_BYTES: LazyLock<IntGauge> = LazyLock::new(|| {
     gauge(
         "moorhouse_agent_staging_used_bytes",
@@ -71,7 +79,10 @@ pub static COPIES_KEPT_BYTES: LazyLock<IntCounter> = LazyLock::new(|| {
     counter("moorhouse_agent_copied_for_others_bytes_total", "Bytes copied to be kept for other nodes")
 });
 pub static COPIES_READ_BYTES: LazyLock<IntCounter> = LazyLock::new(|| {
-    counter("moorhouse_agent_copies_read_bytes_total", "Bytes read from copies because the node that has them staged is away")
+    counter(
+        "moorhouse_agent_copies_read_bytes_total",
+        "Bytes read from copies because the node that has them staged is away",
+    )
 });
 pub static ENGINE_STARTS: LazyLock<IntCounter> =
     LazyLock::new(|| counter("moorhouse_agent_engine_starts_total", "Starts of the engine, the first included"));

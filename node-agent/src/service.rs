@@ -17,7 +17,7 @@ use tonic::{Request, Response, Status};
 use crate::adopt::Adopted;
 use crate::blobs::{BlobSource, key};
 use crate::controller::ControllerClient;
-use crate::copies::Copies;
+use crate::copies::{self, Copies};
 use crate::fs::Role;
 use crate::fs::error::FsError;
 use crate::fs::io::RemoteBlob;
@@ -94,21 +94,14 @@ impl Agent for AgentService {
         &self,
         request: Request<wire::CheckStagedRequest>,
     ) -> Result<Response<wire::CheckStagedReply>, Status> {
-        let wire::CheckStagedRequest { blobs, bytes } = request.into_inner();
+        let wire::CheckStagedRequest { blobs, bytes, with_checksums } = request.into_inner();
         if blobs.len() != bytes.len() {
             return Err(Status::invalid_argument("each blob comes with its length"));
         }
-        let mut missing = Vec::new();
-        for (blob, bytes) in blobs.into_iter().zip(bytes) {
-            let id = BlobId::from_wire(&blob).map_err(|error| Status::invalid_argument(error.to_string()))?;
-            let file = self.source.open_local(id).map_err(internal)?;
-            let found = file.map(|file| file.metadata()).transpose();
-            match found.map_err(|error| Status::internal(error.to_string()))? {
-                Some(metadata) if metadata.len() == bytes => {}
-                _ => missing.push(blob),
-            }
-        }
-        Ok(Response::new(wire::CheckStagedReply { missing }))
+        let source = self.source.clone();
+        let asked = blobs.into_iter().zip(bytes).collect();
+        let checked = tokio::task::spawn_blocking(move || copies::check(&source, asked, with_checksums)).await;
+        checked.map_err(|error| Status::internal(error.to_string()))?.map(Response::new).map_err(internal)
     }
 
     async fn describe_table(

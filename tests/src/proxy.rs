@@ -41,6 +41,8 @@ struct Shared {
     /// Requests that a fault has hit.
     hit: AtomicU64,
     puts: AtomicU64,
+    /// First lines of the puts that have reached the store.
+    lines: Mutex<Vec<String>>,
 }
 
 const SLOW_DOWN: &str = "<Error><Code>SlowDown</Code><Message>told so by the test</Message></Error>";
@@ -57,6 +59,7 @@ impl FaultProxy {
             stopped: AtomicBool::new(false),
             hit: AtomicU64::new(0),
             puts: AtomicU64::new(0),
+            lines: Mutex::default(),
         });
         let serving = Arc::clone(&shared);
         std::thread::spawn(move || {
@@ -84,6 +87,11 @@ impl FaultProxy {
     /// Requests that the present fault has hit.
     pub fn hit(&self) -> u64 {
         self.shared.hit.load(Ordering::SeqCst)
+    }
+
+    /// First lines of the puts that have reached the store since the last call, in the order of their coming.
+    pub fn take_lines(&self) -> Vec<String> {
+        std::mem::take(&mut self.shared.lines.lock().expect("no panic"))
     }
 
     /// Bodies that have reached the store.
@@ -150,6 +158,9 @@ impl Shared {
             std::thread::sleep(pause);
         }
         self.puts.fetch_add(u64::from(put), Ordering::SeqCst);
+        if put {
+            self.lines.lock().expect("no panic").push(request.first_line());
+        }
         let mut reply = self.ask(&request)?;
         match fault {
             Fault::CorruptReads if read => flip_middle(&mut reply.body),

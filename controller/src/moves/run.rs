@@ -82,11 +82,7 @@ impl<'a> Run<'a> {
     async fn hand_over(&mut self, epoch: Epoch, hold: Instant) -> Result<Epoch, String> {
         self.hold().await?;
         self.passed("held", hold);
-        let detach = ShardRequest { shard: self.shard(), epoch: epoch.0 };
-        let from = self.node(&self.step.from)?;
-        let mut agent = self.agents.of(&from).map_err(|status| said(&from.name, "detach", &status))?;
-        let detached = agent.detach(within(detach, limits::MOVE_STEP_TIMEOUT)).await;
-        detached.map_err(|status| said(&from.name, "detach", &status))?;
+        self.detach(epoch).await?;
         self.passed("detached", hold);
         let blobs = self.pre_copy(limits::MOVE_STEP_TIMEOUT).await?;
         self.passed("final delta copied", hold);
@@ -103,6 +99,21 @@ impl<'a> Run<'a> {
                 _ => Err(error.to_string()),
             },
         }
+    }
+
+    /// The old node lets go of the shard. One that is down cannot be asked, and need not be: the new epoch fences whatever it
+    /// still does, and the catalog hands the shard over only if the new node has every byte that was staged there.
+    async fn detach(&self, epoch: Epoch) -> Result<(), String> {
+        let Step { shard, from, .. } = &self.step;
+        if !self.owner.shown().liveness.is_up(from) {
+            info!(group = %self.group, %shard, %from, "the node is down: its shard fails over to one that has its bytes");
+            return Ok(());
+        }
+        let from = self.node(from)?;
+        let detach = ShardRequest { shard: self.shard(), epoch: epoch.0 };
+        let mut agent = self.agents.of(&from).map_err(|status| said(&from.name, "detach", &status))?;
+        let detached = agent.detach(within(detach, limits::MOVE_STEP_TIMEOUT)).await;
+        detached.map(drop).map_err(|status| said(&from.name, "detach", &status))
     }
 
     /// Each round copies what came during the one before, so the last delta, copied under the hold, is that of one short round.

@@ -1,4 +1,5 @@
-//! Finds and deletes what broken uploads left in the bucket: a slow walk over its listing, page by page.
+//! Finds and deletes what broken uploads left in the bucket: a slow walk over its listing, page by page, and over the notes of
+//! uploads in pieces.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -63,7 +64,22 @@ async fn sweep(owner: &Owner, objects: &Objects, clock: &dyn Clock) -> Result<u6
         }
         tokio::time::sleep(limits::LIST_PAUSE).await;
     }
+    give_up_unfinished(owner, objects, clock).await?;
     Ok(deleted)
+}
+
+/// Takes away the pieces of uploads that nobody will end: their object's name is too old for a commit, as an orphan's.
+async fn give_up_unfinished(owner: &Owner, objects: &Objects, clock: &dyn Clock) -> Result<(), WalkError> {
+    for unfinished in objects.unfinished().await? {
+        let grace_ms = owner.read(|catalog| catalog.limits().orphan_grace_ms).await?;
+        let key = ObjectKey::new(unfinished.key.as_str()).ok();
+        if key.is_some_and(|key| minted::is_past_grace(&key, clock.now_ms(), grace_ms)) {
+            objects.give_up_unfinished(&unfinished).await?;
+            info!(object = unfinished.key, "the pieces of a broken upload are deleted");
+            metrics::UPLOADS_GIVEN_UP.inc();
+        }
+    }
+    Ok(())
 }
 
 /// The parts' objects in the bucket, in the order of their keys, each page judged after it was listed.

@@ -178,6 +178,8 @@ pub struct Script {
     pub fails: HashMap<&'static str, Status>,
     /// What it says to have on its disk.
     pub blobs: Vec<BlobId>,
+    /// Of these it has other bytes than everybody else.
+    pub spoilt: Vec<BlobId>,
     /// Error of the engine for any table of this name.
     pub cannot_make: Option<(&'static str, &'static str)>,
     /// Views are received and not applied.
@@ -401,8 +403,13 @@ impl Agent for ScriptedAgent {
     async fn check_staged(&self, request: Request<CheckStagedRequest>) -> Result<Response<CheckStagedReply>, Status> {
         let have = self.step("check", "staged".to_owned())?;
         let has = |blob: &bytes::Bytes| have.iter().any(|known| known.to_wire() == blob.as_ref());
-        let missing = request.into_inner().blobs.into_iter().filter(|blob| !has(blob)).collect();
-        Ok(Response::new(CheckStagedReply { missing }))
+        let CheckStagedRequest { blobs, with_checksums, .. } = request.into_inner();
+        let spoilt = self.0.lock().expect("no panic").spoilt.clone();
+        let is_spoilt = |blob: &bytes::Bytes| spoilt.iter().any(|known| known.to_wire() == blob.as_ref());
+        let sums = blobs.iter().map(|blob| u32::from(is_spoilt(blob)));
+        let crc32c = if with_checksums { sums.collect() } else { Vec::new() };
+        let missing = blobs.into_iter().filter(|blob| !has(blob)).collect();
+        Ok(Response::new(CheckStagedReply { missing, crc32c }))
     }
     async fn describe_table(
         &self,

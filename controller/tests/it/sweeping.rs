@@ -129,3 +129,38 @@ async fn fsck_finds_what_does_not_agree_and_repairs_what_it_can() {
     let (findings, _) = scene.fsck(false, false).await;
     assert_eq!(kinds(&findings), ["missing", "short", "unproven"], "a node that does not answer proves nothing");
 }
+
+/// A part that two nodes keep: each copy is looked at, and what is left when a node is away is said.
+#[tokio::test]
+async fn fsck_looks_at_the_copies_too() {
+    let scene = Scene::start().await;
+    let keeper = scene.cluster.node("bi-0", "bi").await;
+    let (blob, lonely) = (BlobId::random(), BlobId::random());
+    let mut part = staged_part("all_1_1_0", blob, "etl-0");
+    part.copies = vec![keeper.name.clone()];
+    scene.node.add(&scene.cluster, scene.at, part).await.expect("commits");
+    let kinds = async |deep| {
+        let (findings, _) = scene.fsck(deep, false).await;
+        findings.into_iter().map(|found| (found.kind, found.detail)).collect::<Vec<_>>()
+    };
+    scene.node.script.lock().expect("no panic").blobs = vec![blob, lonely];
+    let found = kinds(false).await;
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].0 == "copy" && found[0].1.contains("node bi-0, which keeps a copy for etl-0"), "{found:?}");
+
+    keeper.script.lock().expect("no panic").blobs = vec![blob];
+    assert_eq!(kinds(true).await, [], "all is well");
+    keeper.script.lock().expect("no panic").spoilt = vec![blob];
+    assert_eq!(kinds(false).await, [], "only a deep look reads them");
+    let found = kinds(true).await;
+    assert!(found.len() == 1 && found[0].0 == "damaged" && found[0].1.contains("the copy on bi-0"), "{found:?}");
+
+    scene.node.script.lock().expect("no panic").blobs = vec![lonely];
+    let found = kinds(false).await;
+    assert!(found.len() == 1 && found[0].0 == "lost" && found[0].1.contains("node bi-0 has a copy"), "{found:?}");
+    scene.node.add(&scene.cluster, scene.at, staged_part("all_2_2_0", lonely, "etl-0")).await.expect("commits");
+    scene.node.fail("check", Some(tonic::Status::unavailable("not now")));
+    let found = kinds(false).await;
+    let told = "2 files are staged there, 1 of them only there, and it does not answer";
+    assert!(found.len() == 1 && found[0].0 == "unproven" && found[0].1.contains(told), "{found:?}");
+}

@@ -1,9 +1,10 @@
 //! An object store that is ill: uploads wait and go on, reads fail or are right, and nothing wrong is ever served.
 
 use std::fs;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use moorhouse_engine::SqlClient;
+use moorhouse_objects::{Objects, S3Credentials};
 use moorhouse_tests::binaries::{output, stderr, stdout};
 use moorhouse_tests::proxy::{Fault, FaultProxy};
 use moorhouse_tests::servers::Garage;
@@ -17,7 +18,7 @@ const SUM: &str = "SELECT count(), sum(id), sum(cityHash64(note)) FROM ill.event
 struct Scene {
     warehouse: TestWarehouse,
     proxy: FaultProxy,
-    _garage: Garage,
+    garage: Garage,
     rows: u64,
 }
 
@@ -28,7 +29,7 @@ impl Scene {
         let objects = Garage::objects_url_at(proxy.port(), "ill");
         let shape = ["--shards", "1", "--group", "etl=1", "--group", "bi=1"];
         let warehouse = TestWarehouse::start_with(&shape, &["--objects", &objects], &garage.credentials());
-        let scene = Self { warehouse, proxy, _garage: garage, rows: 0 };
+        let scene = Self { warehouse, proxy, garage: garage, rows: 0 };
         let etl = scene.client(0);
         etl.execute("CREATE DATABASE ill").await.expect("CREATE DATABASE");
         let create = "CREATE TABLE ill.events (id UInt64, note String) ENGINE = MergeTree ORDER BY id";
@@ -75,8 +76,16 @@ impl Scene {
         self.warehouse.home.run(&["dev", "kill", "bi-0"]);
         let blobs = self.warehouse.home.path().join("nodes/bi-0/blobs");
         fs::remove_dir_all(blobs).expect("it was there");
-        let started = output(self.warehouse.home.moorctl(&["dev", "start", "bi-0"]).envs(self._garage.credentials()));
+        let started = output(self.warehouse.home.moorctl(&["dev", "start", "bi-0"]).envs(self.garage.credentials()));
         assert!(started.status.success(), "{}", stderr(&started));
+    }
+
+    /// The bucket itself, past the proxy.
+    async fn objects(&self) -> Objects {
+        let [(_, key), (_, secret)] = self.garage.credentials();
+        let credentials = S3Credentials { access_key_id: key.to_owned(), secret_access_key: secret.to_owned() };
+        let url = self.garage.objects_url("ill").parse().expect("a URL");
+        Objects::open_with_credentials(&url, credentials).await.expect("opens the bucket")
     }
 
     fn fsck(&self) -> (bool, Value) {
@@ -128,5 +137,42 @@ async fn uploads_go_on_after_an_illness_and_reads_are_never_wrong() {
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
     }
+    assert!(scene.fsck().0);
+    repairs_only_what_it_was_told_to(&scene).await;
+    tells_what_has_vanished(&scene).await;
+}
+
+/// An object that nothing refers to: shown, shown with what would be done, and deleted when asked for.
+async fn repairs_only_what_it_was_told_to(scene: &Scene) {
+    let objects = scene.objects().await;
+    let now_ms = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_millis() as u64;
+    let day_ago = now_ms - 86_400_000;
+    let orphan = format!("parts/{0:032x}/0/{day_ago:012x}-{0:032x}", 7);
+    objects.put(&orphan, vec!["nobody's".into()]).await.expect("puts");
+    for (flags, is_there) in
+        [(&["fsck"][..], true), (&["fsck", "--repair"], true), (&["fsck", "--repair", "--yes"], false)]
+    {
+        let done = output(&mut scene.warehouse.home.moorctl(flags));
+        let said = stdout(&done);
+        assert!(said.contains("orphan") && said.contains(&orphan) && said.contains("delete the object"), "{said}");
+        assert_eq!(said.contains("nothing was changed"), flags == ["fsck", "--repair"], "{said}");
+        assert_eq!(objects.size(&orphan).await.expect("asks").is_some(), is_there, "{flags:?}: {said}");
+        assert_eq!(done.status.success(), !is_there, "{said}");
+    }
+    assert!(scene.fsck().0);
+}
+
+/// An object that is gone for good: the check names the files; nothing else of it is an error, and it may come back.
+async fn tells_what_has_vanished(scene: &Scene) {
+    let objects = scene.objects().await;
+    let listed = objects.list("parts").await.expect("lists");
+    let (key, bytes) = listed.first().expect("parts are stored");
+    let content = objects.get_range(key, 0, *bytes).await.expect("reads");
+    objects.delete(key).await.expect("deletes");
+    let (clean, found) = scene.fsck();
+    let findings = found["finding_list"].as_array().expect("a list");
+    let names_it = |f: &Value| f["kind"] == "missing" && f["detail"].as_str().is_some_and(|d| d.contains(key.as_str()));
+    assert!(!clean && !findings.is_empty() && findings.iter().all(names_it), "{found:#}");
+    objects.put(key, vec![content]).await.expect("puts");
     assert!(scene.fsck().0);
 }
