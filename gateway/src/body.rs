@@ -13,6 +13,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
 use crate::cluster::Lease;
+use crate::forwarded::Passage;
 use crate::metrics::{self, Class, Outcome, Protocol};
 
 /// Any answer's body.
@@ -131,17 +132,23 @@ pub struct Account {
     class: Class,
     outcome: Outcome,
     started: Instant,
+    passage: Option<Passage>,
     _open: metrics::Open,
 }
 
 impl Account {
     pub fn new() -> Self {
         let _open = metrics::Open::new(Protocol::Http);
-        Self { class: Class::Page, outcome: Outcome::Broken, started: Instant::now(), _open }
+        Self { class: Class::Page, outcome: Outcome::Broken, started: Instant::now(), passage: None, _open }
     }
 
     pub fn classed(&mut self, class: Class) {
         self.class = class;
+    }
+
+    /// Keeps a forwarded statement known until the end of its answer.
+    pub fn forwarded(&mut self, passage: Passage) {
+        self.passage = Some(passage);
     }
 
     pub fn elapsed_ns(&self) -> u128 {

@@ -30,6 +30,7 @@ use crate::body::{Account, AnswerBody, RequestBody};
 use crate::classify::{Statement, TableName};
 use crate::cluster::Cluster;
 use crate::controller::Controller;
+use crate::forwarded::Forwarded;
 use crate::limits;
 use crate::listen::{Doors, Entrance, Hints, Stream, Visitor};
 use crate::metrics::Class;
@@ -75,6 +76,7 @@ pub struct Endpoint {
     cluster: Cluster,
     controller: Controller,
     nodes: NodeClient,
+    forwarded: Forwarded,
     /// What `USE` said, by session and user. A hint for routing and for unqualified names in definitions.
     session_databases: Mutex<LruCache<(String, String), String>>,
 }
@@ -83,7 +85,7 @@ impl Endpoint {
     pub fn new(group: GroupName, cluster: Cluster, controller: Controller, nodes: NodeClient) -> Self {
         let sessions = NonZeroUsize::new(limits::SESSIONS).expect("a bound above zero");
         let session_databases = Mutex::new(LruCache::new(sessions));
-        Self { group, cluster, controller, nodes, session_databases }
+        Self { group, cluster, controller, nodes, forwarded: Forwarded::default(), session_databases }
     }
 
     pub(crate) async fn answer(&self, request: Request<Incoming>) -> Response<AnswerBody> {
@@ -161,7 +163,7 @@ impl Endpoint {
         mut asked: Asked,
         body: RequestBody,
         table: TableName,
-        account: Account,
+        mut account: Account,
     ) -> Response<AnswerBody> {
         let database = table.database.unwrap_or_else(|| self.session_database(&asked));
         let owner = self.cluster.owner(&database, &table.table).unwrap_or_else(|| self.group.clone());
@@ -170,6 +172,9 @@ impl Endpoint {
             if let Ok(database) = HeaderValue::from_str(&database) {
                 asked.head.headers.insert("x-clickhouse-database", database);
             }
+        }
+        if let Some(id) = asked.query_id().filter(|_| owner != self.group) {
+            account.forwarded(self.forwarded.enter(&owner, id));
         }
         self.pass(asked, body, &owner, account).await
     }

@@ -9,6 +9,7 @@ pub mod cluster;
 pub mod config;
 pub mod controller;
 pub mod exception;
+mod forwarded;
 pub mod http;
 pub mod lexer;
 pub mod limits;

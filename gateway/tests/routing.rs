@@ -149,6 +149,44 @@ async fn kill_query_finds_the_query_on_any_node() {
 }
 
 #[tokio::test]
+async fn kill_query_reaches_an_insert_in_another_group_and_nothing_else_there() {
+    let world = World::start(TWO_GROUPS).await;
+    world.make_table("d", "t").await;
+    let slow = "SELECT sum(sleepEachRow(0.01)) FROM numbers(6000) SETTINGS max_block_size = 10, function_sleep_max_microseconds_per_block = 0";
+    let runs = async |id: &str| {
+        let sql = format!("SELECT count() FROM system.processes WHERE query_id = '{id}'");
+        let mut running = false;
+        for node in world.nodes.iter().filter(|node| node.group == "etl") {
+            running |= node.ask(&sql).await == "1";
+        }
+        running
+    };
+    let of_etl = world.etl.send(Request::post(slow).sales().with("query_id", "theirs"));
+    let insert = Request::post(format!("INSERT INTO d.t {slow}")).sales().with("query_id", "ours");
+    let of_bi = async {
+        let (insert, killed) = tokio::join!(world.bi.send(insert), async {
+            eventually("both run", async || runs("ours").await && runs("theirs").await).await;
+            world.bi.sales("KILL QUERY WHERE query_id IN ('ours', 'theirs') SYNC").await
+        });
+        assert!(killed.text().contains("ours") && !killed.text().contains("theirs"), "{}", killed.text());
+        assert_eq!(insert.header("x-clickhouse-exception-code"), "394", "{}", insert.text());
+        assert!(runs("theirs").await, "etl's own statement goes on");
+        // The same over the native protocol.
+        let mut native = common::native::Native::sales(&world.bi_native).await;
+        native.send_query("ours-too", &format!("INSERT INTO d.t {slow}"), &[]).await;
+        eventually("it runs", async || runs("ours-too").await).await;
+        let mut other = common::native::Native::sales(&world.bi_native).await;
+        other.run("KILL QUERY WHERE query_id IN ('ours-too', 'theirs')").await.ok();
+        assert_eq!(native.answer().await.exception().expect("killed").0, 394);
+        assert!(runs("theirs").await, "etl's own statement goes on");
+        world.etl.sales("KILL QUERY WHERE query_id = 'theirs' SYNC").await
+    };
+    let (theirs, killed) = tokio::join!(of_etl, of_bi);
+    assert!(killed.text().contains("theirs"), "{}", killed.text());
+    assert_eq!(theirs.header("x-clickhouse-exception-code"), "394", "{}", theirs.text());
+}
+
+#[tokio::test]
 async fn without_the_controller_reads_and_inserts_go_on() {
     let world = World::start(TWO_GROUPS).await;
     world.make_table("d", "t").await;

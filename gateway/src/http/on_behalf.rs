@@ -4,15 +4,15 @@ use std::net::SocketAddr;
 
 use futures::future::join_all;
 use http_body_util::{BodyExt, Limited};
-use hyper::{HeaderMap, Method, Request, Uri};
-use moorhouse_catalog::NodeName;
+use hyper::{HeaderMap, Method, Request};
+use moorhouse_catalog::{GroupName, NodeName};
 use url::form_urlencoded;
 
 use crate::body::RequestBody;
 use crate::classify::Ddl;
-use crate::cluster::Work;
 use crate::controller::Asker;
 use crate::exception::{Code, Exception};
+use crate::forwarded::Passage;
 use crate::http::Endpoint;
 use crate::http::forward::send_to;
 use crate::limits;
@@ -55,7 +55,13 @@ impl Endpoint {
         self.submit(definition, database, &asker).await
     }
 
-    /// Sends KILL QUERY to every ready node but one. A node that refuses or is away has its own words in the log only: the
+    /// A statement of a native client that runs in another group, known until what is returned is dropped.
+    pub fn forward(&self, group: &GroupName, query_id: &[u8]) -> Option<Passage> {
+        let id = std::str::from_utf8(query_id).ok().filter(|id| !id.is_empty())?;
+        Some(self.forwarded.enter(group, id))
+    }
+
+    /// Sends KILL QUERY wherever it may find something, but to one node. A node that refuses or is away has its own words in the log only: the
     /// answer is that of the one left out.
     pub async fn kill_elsewhere(
         &self,
@@ -63,22 +69,24 @@ impl Endpoint {
         statement: &[u8],
         but: &NodeName,
     ) -> Result<(), Exception> {
-        let uri = format!("/?{}", user.parameters()?).parse::<Uri>();
-        let uri = uri.map_err(|error| Exception::new(Code::BadArguments, format!("The user has no URL: {error}.")))?;
-        let nodes = self.cluster.all(&self.group, Work::Statement);
-        let others = nodes.iter().filter(|lease| lease.node.node != *but);
-        join_all(others.map(|lease| async {
+        let parameters = user.parameters()?;
+        let targets = self.kill_targets();
+        let mut others = Vec::new();
+        for target in targets.iter().filter(|target| target.lease.node.node != *but) {
+            others.push((&target.lease.node, target.uri(&parameters)?));
+        }
+        join_all(others.into_iter().map(|(node, uri)| async move {
             let mut request = Request::new(());
             *request.method_mut() = Method::POST;
-            *request.uri_mut() = uri.clone();
+            *request.uri_mut() = uri;
             let (head, ()) = request.into_parts();
             let body = RequestBody::of_bytes(statement.to_vec());
-            match send_to(&self.nodes, &lease.node.engine_http, &head, body).await {
+            match send_to(&self.nodes, &node.engine_http, &head, body).await {
                 Ok(answer) if answer.status().is_success() => {}
-                Ok(answer) => tracing::info!(node = %lease.node.node, status = %answer.status(), "KILL QUERY refused"),
+                Ok(answer) => tracing::info!(node = %node.node, status = %answer.status(), "KILL QUERY refused"),
                 Err(error) => {
                     let error = Exception::from(error);
-                    tracing::warn!(node = %lease.node.node, %error, "a node was not reached by KILL QUERY");
+                    tracing::warn!(node = %node.node, %error, "a node was not reached by KILL QUERY");
                 }
             }
         }))

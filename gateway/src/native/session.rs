@@ -223,6 +223,10 @@ impl<'e> Session<'e> {
                     Some(owner) if owner != self.endpoint.group && !is_temporary => Place::Away(owner),
                     _ => Place::Home,
                 };
+                let _known = match &place {
+                    Place::Home => None,
+                    Place::Away(group) => self.endpoint.http.forward(group, &query.id),
+                };
                 Ok(self.work(place, raw, false).await?.is_some())
             }
             Statement::KillQuery => {
