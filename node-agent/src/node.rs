@@ -31,6 +31,7 @@ use crate::owner::{Applied, CLUSTER, EngineOwner};
 use crate::router::ShardRouter;
 use crate::routes::Routes;
 use crate::service::AgentService;
+use crate::tables::BrokenParts;
 use crate::{enrol, session, tables, upload};
 
 /// The agents' own user on every engine.
@@ -290,6 +291,8 @@ async fn serve(args: &Args, parts: Parts) -> Result<(), NodeError> {
         fs: fs.clone(),
         commands: command_queue,
         views: view_changes.clone(),
+        // Who accepts the loss of parts wants the rest of their tables.
+        broken_parts: if args.accept_lost_parts { BrokenParts::PutAway } else { BrokenParts::Refuse },
         applied,
         tasks: tasks.clone(),
     };
@@ -297,6 +300,7 @@ async fn serve(args: &Args, parts: Parts) -> Result<(), NodeError> {
     tasks.spawn("staging", upload::pressure::watch(fs.clone()));
     let upload_stop = tasks.token();
     tasks.spawn_uncancelled("upload", upload::run(fs.clone(), args.settle_rule(), upload_stop));
+    tasks.spawn_uncancelled("repack", upload::repacking::run(fs.clone(), args.repack_rule(), tasks.token()));
     tasks.spawn("letting-go", let_go(fs.clone()));
     tasks.spawn("routes", routes.follow(view_changes.clone()));
     tasks.spawn("changelog", session::follow(controller.clone(), fs.clone()));

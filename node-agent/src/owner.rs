@@ -3,24 +3,31 @@
 //! Wanted is the newest view; present is what this task has done to the running engine; a pass brings present in line with
 //! wanted. A crashed engine starts again empty and the next pass attaches everything: its metadata is disposable.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+mod pass;
+mod readers;
+mod wanted;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures::StreamExt;
 use moorhouse_base::tasks::TaskGroup;
-use moorhouse_catalog::{BlobId, DdlSeq, Epoch, NodeView, ShardId, Table, TableId, TableShard};
+use moorhouse_catalog::{DdlSeq, Epoch, NodeView, ShardId, TableId, TableShard};
 use moorhouse_engine::{Engine, EngineBinary, EngineConfig, EngineError, SqlClient, SqlError};
 use moorhouse_proto::DescribeTableReply;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use self::pass::all_attached;
+use self::readers::Refreshing;
+use self::wanted::{Leaving, Wanted};
 use crate::describe;
 use crate::fs::error::FsError;
+use crate::fs::stale::Look;
 use crate::fs::{Role, ShardFs};
 use crate::limits;
 use crate::metrics;
-use crate::tables::{self, SCRATCH_DATABASE};
+use crate::tables::BrokenParts;
 
 /// The cluster that every Distributed table names.
 pub const CLUSTER: &str = "moorhouse";
@@ -28,8 +35,6 @@ pub const CLUSTER: &str = "moorhouse";
 /// After a pass that left something undone.
 const PASS_AGAIN: Duration = Duration::from_secs(2);
 const PASS_ANYWAY: Duration = Duration::from_secs(3600);
-/// ClickHouse's error number.
-const TABLE_ALREADY_EXISTS: i32 = 57;
 
 type Answer<T> = oneshot::Sender<Result<T, String>>;
 
@@ -74,7 +79,8 @@ pub struct EngineOwner {
     pub fs: Arc<ShardFs>,
     pub commands: mpsc::Receiver<Command>,
     pub views: watch::Receiver<Arc<NodeView>>,
-    pub refresh: mpsc::Receiver<TableShard>,
+    /// What becomes of parts that the engine cannot read when it attaches a table that this node writes.
+    pub broken_parts: BrokenParts,
     pub applied: watch::Sender<Applied>,
     /// Ends this owner, and has what it runs beside itself.
     pub tasks: TaskGroup,
@@ -89,11 +95,6 @@ enum PassError {
     Fs(#[from] FsError),
 }
 
-#[derive(serde::Deserialize)]
-struct TableName {
-    name: String,
-}
-
 /// What the running engine has.
 #[derive(Default)]
 struct Present {
@@ -101,34 +102,23 @@ struct Present {
     shards: BTreeMap<ShardId, Epoch>,
     attached: HashMap<TableShard, Attached>,
     distributed: BTreeMap<TableId, (String, String)>,
+    refreshing: Option<Refreshing>,
+    /// Refreshes that failed, for the next pass.
+    late: HashMap<TableShard, Look>,
 }
 
 #[derive(Clone)]
 struct Attached {
     physical: String,
     role: Role,
-}
-
-/// The owner's own state, which outlives an engine's crash.
-struct Wanted {
-    view: Arc<NodeView>,
-    /// Shards taken out for a move, with the epoch under which they were here.
-    leaving: HashMap<ShardId, Leaving>,
-    /// Staged blobs of shards that have left; evictable once the view shows the shard elsewhere.
-    departed: HashMap<ShardId, Vec<BlobId>>,
-}
-
-#[derive(Clone, Copy)]
-struct Leaving {
-    epoch: Epoch,
-    since: Instant,
+    /// Of its directory: see `fs/generations.rs`.
+    generation: u32,
 }
 
 impl EngineOwner {
     /// Runs until stopped. An engine that cannot be started ends the agent.
     pub async fn run(mut self) -> Result<(), EngineError> {
-        let mut wanted =
-            Wanted { view: self.views.borrow_and_update().clone(), leaving: HashMap::new(), departed: HashMap::new() };
+        let mut wanted = Wanted::new(self.views.borrow_and_update().clone());
         loop {
             metrics::ENGINE_STARTS.inc();
             let mut engine = Engine::start(&self.binary, &self.config).await?;
@@ -154,10 +144,13 @@ impl EngineOwner {
         let sql = engine.sql().clone();
         let stop = self.tasks.token();
         let mut again = self.pass(&sql, present, wanted).await;
-        let mut refreshing: Option<oneshot::Receiver<()>> = None;
+        let mut retry_at = None;
         loop {
-            let soon = again || !wanted.leaving.is_empty();
-            let retry = tokio::time::sleep(if soon { PASS_AGAIN } else { PASS_ANYWAY });
+            let now = tokio::time::Instant::now();
+            // Counted from when it became necessary: what else happens must not put it off.
+            let soon = again || !wanted.leaving.is_empty() || !present.late.is_empty();
+            retry_at = soon.then(|| retry_at.unwrap_or(now + PASS_AGAIN));
+            let retry = tokio::time::sleep_until(retry_at.unwrap_or(now + PASS_ANYWAY));
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return true,
@@ -168,13 +161,17 @@ impl EngineOwner {
                     wanted.take(view);
                     again = self.pass(&sql, present, wanted).await;
                 }
-                _ = ended(&mut refreshing) => refreshing = None,
-                Some(ts) = self.refresh.recv(), if refreshing.is_none() => {
-                    refreshing = Some(self.refresh_readers(ts, &sql, present, wanted));
-                }
                 () = retry => {
                     wanted.expire_leaving();
                     again = self.pass(&sql, present, wanted).await;
+                    for (ts, look) in present.late.drain() {
+                        self.fs.stale.note(ts, look);
+                    }
+                    retry_at = None;
+                }
+                refreshed = readers::ended(&mut present.refreshing) => self.take_refreshed(refreshed, present),
+                due = self.fs.stale.take(), if present.refreshing.is_none() => {
+                    self.begin_refresh(due, &sql, present, wanted);
                 }
             }
         }
@@ -231,306 +228,5 @@ impl EngineOwner {
             self.applied.send_replace(Applied { revision: view.revision.0, failures });
         }
         failed
-    }
-
-    async fn bring_in_line(
-        &mut self,
-        view: &NodeView,
-        sql: &SqlClient,
-        present: &mut Present,
-        wanted: &mut Wanted,
-        failures: &mut Vec<(DdlSeq, String)>,
-    ) -> Result<(), PassError> {
-        self.fs.source.apply_view(view);
-        self.drop_tables(view, sql, present).await?;
-        let mine: BTreeMap<ShardId, Epoch> =
-            view.assignments.iter().filter(|a| a.node == view.node).map(|a| (a.shard, a.epoch)).collect();
-        // A shard that was away meanwhile is not the one that left: its epoch tells.
-        let stays = |shard: &ShardId, epoch: &Epoch| mine.get(shard) == Some(epoch);
-        let gone = present.shards.iter().filter(|(shard, epoch)| !stays(shard, epoch));
-        let gone: Vec<ShardId> = gone.map(|(shard, _)| *shard).collect();
-        for shard in gone {
-            self.detach_shard(shard, sql, present, wanted).await?;
-        }
-        wanted.release_departed(&self.fs).await;
-        self.fs.apply_view(view)?;
-        self.make_databases(view, &mine, sql, present).await?;
-        self.attach_tables(view, &mine, sql, present, failures).await;
-        self.make_distributed(view, sql, present, failures).await;
-        self.drop_databases(view, sql, present).await
-    }
-
-    async fn drop_tables(&self, view: &NodeView, sql: &SqlClient, present: &mut Present) -> Result<(), PassError> {
-        let wanted: HashSet<TableId> = view.tables.iter().map(|t| t.id).collect();
-        let named: HashMap<TableId, (&str, &str)> =
-            view.tables.iter().map(|t| (t.id, (t.database.as_str(), t.name.as_str()))).collect();
-        let stale: Vec<TableId> = present
-            .distributed
-            .iter()
-            .filter(|(id, (database, name))| named.get(*id) != Some(&(database.as_str(), name.as_str())))
-            .map(|(id, _)| *id)
-            .collect();
-        for id in stale {
-            let (database, name) = &present.distributed[&id];
-            run(sql, &tables::drop_user_table(database, name)).await?;
-            present.distributed.remove(&id);
-        }
-        let gone: Vec<(TableShard, String)> = present
-            .attached
-            .iter()
-            .filter(|(ts, _)| !wanted.contains(&ts.table))
-            .map(|(ts, attached)| (*ts, attached.physical.clone()))
-            .collect();
-        for (ts, physical) in &gone {
-            // The catalog has forgotten its parts already: there is nothing that the engine should clear.
-            run(sql, &tables::detach(physical, ts.shard)).await?;
-            present.attached.remove(ts);
-        }
-        for table in gone.iter().map(|(ts, _)| ts.table).collect::<HashSet<_>>() {
-            self.fs.unmount_table(table);
-        }
-        Ok(())
-    }
-
-    /// Takes a shard out that another node is about to get: with all that the engine has done to it in the catalog.
-    async fn let_leave(
-        &self,
-        shard: ShardId,
-        sql: &SqlClient,
-        present: &mut Present,
-        wanted: &mut Wanted,
-    ) -> Result<(), PassError> {
-        self.fs.flush_shard(shard).await?;
-        self.detach_shard(shard, sql, present, wanted).await
-    }
-
-    /// Takes a shard's tables out, one by one, then its database, empty by then: nothing of the data is touched.
-    async fn detach_shard(
-        &self,
-        shard: ShardId,
-        sql: &SqlClient,
-        present: &mut Present,
-        wanted: &mut Wanted,
-    ) -> Result<(), PassError> {
-        // What the engine has, not what we believe: DROP DATABASE would take a forgotten table's parts along.
-        let here: Vec<TableName> = sql.rows(&tables::list_tables(shard)).await?;
-        let statements = here.into_iter().map(|table| ((), tables::detach(&table.name, shard))).collect();
-        for ((), outcome) in run_all(sql, statements).await {
-            outcome?;
-        }
-        present.attached.retain(|ts, _| ts.shard != shard);
-        wanted.departed.entry(shard).or_default().extend(self.fs.unmount_shard(shard));
-        run(sql, &tables::drop_database(&tables::shard_database(shard))).await?;
-        present.shards.remove(&shard);
-        Ok(())
-    }
-
-    async fn make_databases(
-        &self,
-        view: &NodeView,
-        mine: &BTreeMap<ShardId, Epoch>,
-        sql: &SqlClient,
-        present: &mut Present,
-    ) -> Result<(), PassError> {
-        for database in view.databases.iter().map(|d| d.name.as_str()).chain([SCRATCH_DATABASE]) {
-            if !present.databases.contains(database) {
-                run(sql, &tables::create_database(database)).await?;
-                present.databases.insert(database.to_string());
-            }
-        }
-        for (shard, epoch) in mine {
-            if !present.shards.contains_key(shard) {
-                run(sql, &tables::create_database(&tables::shard_database(*shard))).await?;
-                present.shards.insert(*shard, *epoch);
-            }
-        }
-        Ok(())
-    }
-
-    async fn attach_tables(
-        &self,
-        view: &NodeView,
-        mine: &BTreeMap<ShardId, Epoch>,
-        sql: &SqlClient,
-        present: &mut Present,
-        failures: &mut Vec<(DdlSeq, String)>,
-    ) {
-        let mount = self.mount.to_string_lossy();
-        let pairs = view.tables.iter().flat_map(|table| mine.keys().map(move |shard| (table, *shard)));
-        let mut statements = Vec::new();
-        for (table, shard) in pairs {
-            let ts = TableShard { table: table.id, shard };
-            if present.attached.contains_key(&ts) {
-                continue;
-            }
-            let role = Role::of(table, view);
-            let statement = match role {
-                Role::Writer => tables::attach_writer(table, shard, &mount),
-                Role::Reader => tables::attach_reader(table, shard, &mount),
-            };
-            let attached = Attached { physical: table.physical.clone(), role };
-            statements.push(((ts, attached, table.ddl_seq), statement));
-        }
-        for ((ts, attached, ddl_seq), outcome) in run_all(sql, statements).await {
-            match outcome {
-                Ok(()) => drop(present.attached.insert(ts, attached)),
-                // An earlier attempt had succeeded although its answer was lost.
-                Err(error) if error.code() == Some(TABLE_ALREADY_EXISTS) => drop(present.attached.insert(ts, attached)),
-                Err(error) => failures.push((ddl_seq, error.to_string())),
-            }
-        }
-    }
-
-    async fn make_distributed(
-        &self,
-        view: &NodeView,
-        sql: &SqlClient,
-        present: &mut Present,
-        failures: &mut Vec<(DdlSeq, String)>,
-    ) {
-        for table in view.tables.iter().filter(|t| !present.distributed.contains_key(&t.id)).collect::<Vec<_>>() {
-            let mut outcome = Ok(());
-            for statement in tables::create_distributed(table, CLUSTER) {
-                if outcome.is_ok() {
-                    outcome = run(sql, &statement).await;
-                }
-            }
-            match outcome {
-                Ok(()) => {
-                    present.distributed.insert(table.id, (table.database.to_string(), table.name.to_string()));
-                }
-                Err(error) => failures.push((table.ddl_seq, error.to_string())),
-            }
-        }
-    }
-
-    async fn drop_databases(&self, view: &NodeView, sql: &SqlClient, present: &mut Present) -> Result<(), PassError> {
-        let wanted: HashSet<&str> = view.databases.iter().map(|d| d.name.as_str()).chain([SCRATCH_DATABASE]).collect();
-        let gone: Vec<String> = present.databases.iter().filter(|d| !wanted.contains(d.as_str())).cloned().collect();
-        for database in gone {
-            run(sql, &tables::drop_database(&database)).await?;
-            present.databases.remove(&database);
-        }
-        Ok(())
-    }
-
-    /// Tells readers to look again: the one that was asked for, and all others that wait in the queue. Runs beside this task,
-    /// because moves wait for that one.
-    fn refresh_readers(
-        &mut self,
-        first: TableShard,
-        sql: &SqlClient,
-        present: &Present,
-        wanted: &Wanted,
-    ) -> oneshot::Receiver<()> {
-        let mut due = HashSet::from([first]);
-        while let Ok(next) = self.refresh.try_recv() {
-            due.insert(next);
-        }
-        let by_id: HashMap<TableId, &Table> = wanted.view.tables.iter().map(|t| (t.id, t)).collect();
-        let readers = due.into_iter().filter(|ts| present.attached.get(ts).is_some_and(|a| a.role == Role::Reader));
-        let statements: Vec<_> =
-            readers.filter_map(|ts| Some((ts, tables::refresh_reader(by_id.get(&ts.table)?, ts.shard)))).collect();
-        metrics::READER_REFRESHES.inc_by(statements.len() as u64);
-        let (done, ended) = oneshot::channel();
-        let sql = sql.clone();
-        self.tasks.spawn("refresh", async move {
-            for (ts, outcome) in run_all(&sql, statements).await {
-                if let Err(error) = outcome {
-                    tracing::warn!(%ts, %error, "a reader did not refresh; its own interval will catch it");
-                }
-            }
-            let _ = done.send(());
-        });
-        ended
-    }
-}
-
-/// Resolves when the refresh that is under way has ended; never if none is.
-async fn ended(refreshing: &mut Option<oneshot::Receiver<()>>) {
-    match refreshing {
-        // An error: the task is gone, and so is the refresh.
-        Some(ended) => drop(ended.await),
-        None => std::future::pending().await,
-    }
-}
-
-impl Wanted {
-    /// A newer view replaces the one before; an older one that was on its way is ignored.
-    fn take(&mut self, view: Arc<NodeView>) {
-        if view.revision < self.view.revision {
-            return;
-        }
-        self.view = view;
-        let here: HashMap<ShardId, Epoch> =
-            self.view.assignments.iter().filter(|a| a.node == self.view.node).map(|a| (a.shard, a.epoch)).collect();
-        self.leaving.retain(|shard, leaving| here.get(shard) == Some(&leaving.epoch));
-    }
-
-    fn epoch_here(&self, shard: ShardId) -> Option<Epoch> {
-        self.view.assignments.iter().find(|a| a.shard == shard && a.node == self.view.node).map(|a| a.epoch)
-    }
-
-    /// A move that nobody ended or cancelled: its controller is gone.
-    fn expire_leaving(&mut self) {
-        self.leaving.retain(|shard, leaving| {
-            let stays = leaving.since.elapsed() < limits::LEAVING_LONGEST;
-            if !stays {
-                tracing::warn!(%shard, "the shard was taken out for a move that never ended: it comes back");
-            }
-            stays
-        });
-    }
-
-    /// The view without the shards that are on their way out.
-    fn effective(&self) -> NodeView {
-        let mut view = (*self.view).clone();
-        view.assignments.retain(|a| a.node != view.node || !self.leaving.contains_key(&a.shard));
-        view
-    }
-
-    async fn release_departed(&mut self, fs: &ShardFs) {
-        let elsewhere: HashSet<ShardId> =
-            self.view.assignments.iter().filter(|a| a.node != self.view.node).map(|a| a.shard).collect();
-        if !self.departed.keys().any(|shard| elsewhere.contains(shard)) {
-            return;
-        }
-        // A move may leave something behind that is no active part: those bytes are this node's to keep.
-        let still_ours: HashSet<BlobId> = match fs.staged_here().await {
-            Ok(blobs) => blobs.into_iter().collect(),
-            Err(error) => {
-                tracing::info!(%error, "the bytes of departed shards are released later");
-                return;
-            }
-        };
-        self.departed.retain(|shard, blobs| {
-            if elsewhere.contains(shard) {
-                blobs.retain(|blob| !still_ours.contains(blob));
-                fs.release_staged(blobs);
-                fs.forget_letting(*shard, &still_ours);
-            }
-            !elsewhere.contains(shard)
-        });
-    }
-}
-
-/// Runs independent statements a few at a time, each with the key that tells its outcome from the others'.
-async fn run_all<K>(sql: &SqlClient, statements: Vec<(K, String)>) -> Vec<(K, Result<(), SqlError>)> {
-    let runs = statements.into_iter().map(|(key, statement)| {
-        let sql = sql.clone();
-        async move { (key, run(&sql, &statement).await) }
-    });
-    futures::stream::iter(runs).buffer_unordered(limits::PARALLEL_STATEMENTS).collect().await
-}
-
-async fn run(sql: &SqlClient, statement: &str) -> Result<(), SqlError> {
-    sql.execute(statement).await.inspect_err(|error| tracing::debug!(statement, %error, "a statement failed"))
-}
-
-fn all_attached(shard: ShardId, present: &Present, wanted: &Wanted) -> Result<(), String> {
-    let missing = |table: &&Table| !present.attached.contains_key(&TableShard { table: table.id, shard });
-    match wanted.view.tables.iter().find(missing) {
-        None => Ok(()),
-        Some(table) => Err(format!("{}.{} did not attach", table.database, table.name)),
     }
 }

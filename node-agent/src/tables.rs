@@ -2,8 +2,7 @@
 
 use moorhouse_catalog::{ShardId, Table, TableShard};
 use moorhouse_engine::{quote_identifier, quote_string};
-
-use crate::fs::ShardFs;
+use uuid::Uuid;
 
 /// Where tables are described and templates live for a moment; never holds a row.
 pub const SCRATCH_DATABASE: &str = "moorhouse_scratch";
@@ -23,45 +22,88 @@ pub fn drop_database(name: &str) -> String {
     format!("DROP DATABASE IF EXISTS {} SYNC", quote_identifier(name))
 }
 
+/// What the engine does with parts that it cannot read while it attaches a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BrokenParts {
+    /// Not attach the table: to the engine an error of reading, which passes, is no other than a part that is broken for good, and
+    /// up to a hundred of those it would put away, with their rows.
+    Refuse,
+    /// What the engine does by itself: they become detached parts.
+    PutAway,
+}
+
+impl BrokenParts {
+    fn settings(self) -> &'static str {
+        match self {
+            Self::Refuse => "max_suspicious_broken_parts = 0, ",
+            Self::PutAway => "",
+        }
+    }
+}
+
 /// Attaches a table shard that this node writes. Also right for a new one: the mount shows its empty directory.
-pub fn attach_writer(table: &Table, shard: ShardId, mount: &str) -> String {
+pub fn attach_writer(table: &Table, shard: ShardId, mount: &str, broken: BrokenParts) -> String {
     let path = quote_string(&format!("{mount}/{shard}/"));
-    let disk = format!("disk = disk(name = 'shard_{shard}', type = 'local', path = {path})");
-    attach(table, shard, &disk)
+    let disk = format!("{}disk = disk(name = 'shard_{shard}', type = 'local', path = {path})", broken.settings());
+    let uuid = TableShard { table: table.id, shard }.engine_uuid();
+    attach(table, &in_shard(shard, &table.physical), uuid, &disk)
 }
 
-/// Attaches a table shard that another group writes.
-pub fn attach_reader(table: &Table, shard: ShardId, mount: &str) -> String {
-    let ts = TableShard { table: table.id, shard };
-    let path = quote_string(&format!("{mount}/{}/", ShardFs::relative_path(ts)));
+/// Where a reader finds a table shard: below the mount, a disk of its own.
+#[derive(Debug, Clone, Copy)]
+pub struct ReaderDirectory<'a> {
+    pub generation: u32,
+    /// Absolute, with a `/` at its end.
+    pub path: &'a str,
+}
+
+/// Attaches a table shard that another group writes, under this name. Its UUID is of no matter: the directory is the disk.
+pub fn attach_reader(table: &Table, shard: ShardId, name: &str, directory: ReaderDirectory<'_>) -> String {
     let disk = format!(
-        "refresh_parts_interval = {READER_REFRESH_SECONDS}, table_disk = 1, disk = disk(name = {}, readonly = true, \
-         type = 'object_storage', object_storage_type = 'local', metadata_type = 'plain', path = {path})",
-        quote_string(&reader_disk(table, shard)),
+        "{}refresh_parts_interval = {READER_REFRESH_SECONDS}, table_disk = 1, disk = disk(name = {}, readonly = true, \
+         type = 'object_storage', object_storage_type = 'local', metadata_type = 'plain', path = {})",
+        BrokenParts::Refuse.settings(),
+        quote_string(&reader_disk(table, shard, directory.generation)),
+        quote_string(directory.path),
     );
-    attach(table, shard, &disk)
+    attach(table, &in_shard(shard, name), Uuid::new_v4(), &disk)
 }
 
-fn attach(table: &Table, shard: ShardId, settings: &str) -> String {
-    let name = format!("{}.{}", shard_database(shard), quote_identifier(&table.physical));
+fn attach(table: &Table, name: &str, uuid: Uuid, settings: &str) -> String {
     // The engine prints SETTINGS last, and always for this family.
     let join = if table.engine_full.contains(" SETTINGS ") { "," } else { " SETTINGS" };
-    let uuid = TableShard { table: table.id, shard }.engine_uuid();
     format!("ATTACH TABLE {name} UUID '{uuid}' {} ENGINE = {}{join} {settings}", table.columns, table.engine_full)
 }
 
-fn reader_disk(table: &Table, shard: ShardId) -> String {
-    format!("reader_{}_{shard}", table.physical)
+fn in_shard(shard: ShardId, name: &str) -> String {
+    format!("{}.{}", shard_database(shard), quote_identifier(name))
 }
 
-/// Makes a reader see the parts that its directory has now.
-pub fn refresh_reader(table: &Table, shard: ShardId) -> String {
-    format!("SYSTEM RESTART DISK {}", quote_identifier(&reader_disk(table, shard)))
+fn reader_disk(table: &Table, shard: ShardId, generation: u32) -> String {
+    match generation {
+        0 => format!("reader_{}_{shard}", table.physical),
+        number => format!("reader_{}_{shard}_{number}", table.physical),
+    }
+}
+
+/// Makes a reader see the parts that have come to its directory.
+pub fn refresh_reader(table: &Table, shard: ShardId, generation: u32) -> String {
+    format!("SYSTEM RESTART DISK {}", quote_identifier(&reader_disk(table, shard, generation)))
+}
+
+/// Gives each of two tables the other's name, at once for every statement to come.
+pub fn exchange(shard: ShardId, name: &str, other: &str) -> String {
+    format!("EXCHANGE TABLES {} AND {}", in_shard(shard, name), in_shard(shard, other))
+}
+
+/// Takes away a read-only table, whose data the engine cannot touch. Statements that run on it go on.
+pub fn drop_reader(shard: ShardId, name: &str) -> String {
+    format!("DROP TABLE IF EXISTS {}", in_shard(shard, name))
 }
 
 /// Takes a table shard out of the engine and leaves its data alone.
 pub fn detach(table: &str, shard: ShardId) -> String {
-    format!("DETACH TABLE IF EXISTS {}.{} PERMANENTLY SYNC", shard_database(shard), quote_identifier(table))
+    format!("DETACH TABLE IF EXISTS {} PERMANENTLY SYNC", in_shard(shard, table))
 }
 
 /// The names of the tables that the engine has of a shard, a row each.
@@ -144,13 +186,16 @@ mod tests {
 
     #[test]
     fn settings_are_continued_not_repeated() {
-        let sql = attach_writer(&table(), ShardId(2), "/m");
+        let sql = attach_writer(&table(), ShardId(2), "/m", BrokenParts::PutAway);
         assert!(
             sql.contains("index_granularity = 8192, disk = disk(name = 'shard_2', type = 'local', path = '/m/2/')"),
             "{sql}"
         );
         let plain = Table { engine_full: "MergeTree ORDER BY a".into(), ..table() };
-        assert!(attach_writer(&plain, ShardId(2), "/m").contains("ORDER BY a SETTINGS disk = "));
+        assert!(
+            attach_writer(&plain, ShardId(2), "/m", BrokenParts::Refuse)
+                .contains("ORDER BY a SETTINGS max_suspicious_broken_parts = 0, disk = ")
+        );
     }
 
     #[test]

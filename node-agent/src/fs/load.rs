@@ -4,16 +4,17 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant, SystemTime};
 
 use moorhouse_catalog::{
-    FileEntry, Manifest, PartChange, PartPath, Relocation, TableShard, TableShardSnapshot, Version,
+    FileEntry, Manifest, PartChange, PartPath, Relocation, TableShard, TableShardSnapshot, Version, parts,
 };
 
 use super::error::FsError;
 use super::place;
+use super::stale::Look;
 use super::tree::{Blob, Body, Ino, ROOT, Sealed, Small, Tree};
-use super::{Role, ShardFs, table_path};
+use super::{Role, ShardFs};
 
 /// How long a reader still opens a part that the writer has removed: longer than the engine's `old_parts_lifetime` (480 s).
-const RETIRED_KEPT: Duration = Duration::from_secs(900);
+pub(super) const RETIRED_KEPT: Duration = Duration::from_secs(900);
 
 /// How far this node's picture of a table shard goes.
 #[derive(Debug, Default)]
@@ -47,13 +48,14 @@ impl ShardFs {
     fn fill_tree(&self, ts: TableShard, snapshot: TableShardSnapshot) -> Result<Vec<(Ino, String)>, FsError> {
         let mut made = Vec::new();
         let mut tree = self.tree.write().expect("lock");
-        let table = tree.resolve(ROOT, &table_path(ts))?;
+        let table = tree.resolve(ROOT, &self.shown_path(ts))?;
+        let links = if self.role(ts) == Some(Role::Reader) { Links::Newest } else { Links::First };
         for manifest in snapshot.parts {
             if !place::is_frozen(&manifest.part) {
-                show_part(&mut tree, table, &manifest)?;
+                show_part(&mut tree, table, &manifest, links)?;
             } else if self.role(ts) == Some(Role::Writer) {
                 let parent = way_to_frozen(&mut tree, ts, &manifest.part, &mut made)?;
-                show_part_at(&mut tree, parent, &manifest)?;
+                show_part_at(&mut tree, parent, &manifest, links)?;
             }
         }
         for inode in snapshot.inodes {
@@ -117,7 +119,7 @@ impl ShardFs {
         let wanted: HashSet<&PartPath> = snapshot.parts.iter().map(|m| &m.part).collect();
         let (same, added): (Vec<_>, Vec<_>) = {
             let tree = self.tree.read().expect("lock");
-            let table = tree.resolve(ROOT, &table_path(ts))?;
+            let table = tree.resolve(ROOT, &self.shown_path(ts))?;
             let is_same = |m: &&Manifest| known.contains(&m.part) && has_content(&tree, table, m);
             snapshot.parts.iter().partition(is_same)
         };
@@ -134,40 +136,70 @@ impl ShardFs {
 
     /// Brings the reader's tree in line, then tells kernel and engine.
     fn apply(&self, ts: TableShard, change: &PartChange) -> Result<(), FsError> {
-        let mut replaced = Vec::new();
-        let table = {
+        let added: Vec<&Manifest> = change.added.iter().filter(|manifest| !place::is_loose(&manifest.part)).collect();
+        let removed: Vec<&PartPath> = change.removed.iter().filter(|part| !place::is_loose(part)).collect();
+        let (table, made, look) = {
             let mut tree = self.tree.write().expect("lock");
-            let table = tree.resolve(ROOT, &table_path(ts))?;
-            for manifest in change.added.iter().filter(|manifest| !place::is_frozen(&manifest.part)) {
-                replaced.extend(remove_other(&mut tree, table, manifest)?);
-                show_part(&mut tree, table, manifest)?;
+            let mut table = tree.resolve(ROOT, &self.shown_path(ts))?;
+            let mut made = Vec::new();
+            let is_other = |m: &&&Manifest| tree.child(table, m.part.as_str()).is_ok() && !has_content(&tree, table, m);
+            let remade: HashSet<&str> = added.iter().filter(is_other).map(|m| m.part.as_str()).collect();
+            if !remade.is_empty() {
+                let (next, name) = self.begin_generation(&mut tree, ts, &remade)?;
+                (table, made) = (next, vec![name]);
+            }
+            for manifest in &added {
+                show_part(&mut tree, table, manifest, Links::Newest)?;
             }
             relocate(&mut tree, &change.relocated)?;
-            table
+            self.note_retired(ts, &added, &removed);
+            let afresh = !remade.is_empty() || self.leaves_a_gap(&tree, ts, table, &removed)?;
+            (table, made, if afresh { Some(Look::Afresh) } else { (!added.is_empty()).then_some(Look::Again) })
         };
-        self.remove_local(replaced.into_iter().map(|blob| blob.id));
-        let now = Instant::now();
-        {
-            let mut retired = self.retired.lock().expect("lock");
-            retired.extend(change.removed.iter().map(|part| ((ts, part.clone()), now)));
-            for manifest in &change.added {
-                retired.remove(&(ts, manifest.part.clone()));
-            }
-        }
-        if change.added.is_empty() && change.removed.is_empty() {
+        if added.is_empty() && removed.is_empty() {
             return Ok(());
         }
-        self.forget_entries(change.added.iter().map(|m| (table, m.part.as_str().to_string())).collect());
+        let shown = added.iter().map(|m| (table, m.part.as_str().to_string()));
+        self.forget_entries(shown.chain(made).collect());
         self.tell_kernel(|kernel| kernel.forget_listing(table));
-        if self.refresh.try_send(ts).is_err() {
-            // The engine's owner is behind by a whole queue: the reader's own interval covers this one.
-            tracing::debug!(%ts, "the refresh queue is full");
+        if let Some(look) = look {
+            self.stale.note(ts, look);
         }
         Ok(())
     }
 
+    fn note_retired(&self, ts: TableShard, added: &[&Manifest], removed: &[&PartPath]) {
+        let now = Instant::now();
+        let mut retired = self.retired.lock().expect("lock");
+        retired.extend(removed.iter().map(|part| ((ts, (*part).clone()), now)));
+        for manifest in added {
+            retired.remove(&(ts, manifest.part.clone()));
+        }
+    }
+
+    /// Whether one of these parts has gone and no other stands for it: an engine keeps such a part until it attaches again.
+    fn leaves_a_gap(&self, tree: &Tree, ts: TableShard, table: Ino, removed: &[&PartPath]) -> Result<bool, FsError> {
+        if removed.is_empty() {
+            return Ok(false);
+        }
+        let entries = tree.entries(table)?;
+        let retired = self.retired.lock().expect("lock");
+        let is_shown = |name: &str| match place::committed_part(&[name.to_string()]) {
+            Some(part) => !retired.contains_key(&(ts, part)),
+            None => false,
+        };
+        let shown = entries.iter().filter(|e| e.is_dir && is_shown(&e.name)).map(|e| e.name.as_str());
+        let gone: HashSet<&str> = removed.iter().map(|part| part.as_str()).collect();
+        let shown = shown.filter(|name| !gone.contains(name));
+        let active = parts::active(shown.chain(gone.iter().copied()));
+        Ok(active.into_iter().any(|name| gone.contains(name)))
+    }
+
     /// Forgets parts that no reader of this node can still be using.
     pub fn prune_retired(&self) {
+        if let Err(error) = self.prune_generations() {
+            tracing::warn!(%error, "a directory that nobody reads stays");
+        }
         let due: Vec<_> = {
             let mut retired = self.retired.lock().expect("lock");
             let due: Vec<_> =
@@ -179,7 +211,7 @@ impl ShardFs {
         };
         for (ts, part) in due {
             let mut tree = self.tree.write().expect("lock");
-            let Ok(table) = tree.resolve(ROOT, &table_path(ts)) else { continue };
+            let Ok(table) = tree.resolve(ROOT, &self.shown_path(ts)) else { continue };
             let _ = tree.remove_subtree(table, part.as_str());
             drop(tree);
             self.forget_entries(vec![(table, part.into())]);
@@ -188,7 +220,7 @@ impl ShardFs {
 
     fn committed_parts(&self, ts: TableShard) -> Result<HashSet<PartPath>, FsError> {
         let tree = self.tree.read().expect("lock");
-        let table = tree.resolve(ROOT, &table_path(ts))?;
+        let table = tree.resolve(ROOT, &self.shown_path(ts))?;
         let retired = self.retired.lock().expect("lock");
         let names = tree.entries(table)?.into_iter().filter(|e| e.is_dir).map(|e| [e.name]);
         let parts = names.filter_map(|name| place::committed_part(&name));
@@ -215,13 +247,13 @@ fn relocate(tree: &mut Tree, relocations: &[Relocation]) -> Result<(), FsError> 
     Ok(())
 }
 
-/// Takes away a part of the same name and other content: an emptied table's block numbers begin again. Answers with the
-/// blobs that have lost their last name.
-fn remove_other(tree: &mut Tree, table: Ino, manifest: &Manifest) -> Result<Vec<Blob>, FsError> {
-    if tree.child(table, manifest.part.as_str()).is_err() || has_content(tree, table, manifest) {
-        return Ok(Vec::new());
-    }
-    Ok(tree.remove_subtree(table, manifest.part.as_str())?)
+/// Which directory a file of several parts is at home in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Links {
+    /// The one that it was made in: what a writer asks to tell its tables' bytes apart.
+    First,
+    /// The one that came last, which is there for longest.
+    Newest,
 }
 
 /// Whether the part of this name has just these files with just these blobs.
@@ -251,13 +283,13 @@ fn way_to_frozen(
 }
 
 /// Makes a part's directory below its table's.
-fn show_part(tree: &mut Tree, table: Ino, manifest: &Manifest) -> Result<(), FsError> {
+fn show_part(tree: &mut Tree, table: Ino, manifest: &Manifest, links: Links) -> Result<(), FsError> {
     let (parent, _) = make_way(tree, table, manifest.part.as_str())?;
-    show_part_at(tree, parent, manifest)
+    show_part_at(tree, parent, manifest, links)
 }
 
 /// Makes a part's directory from its manifest; a part that is there already stays as it is.
-fn show_part_at(tree: &mut Tree, parent: Ino, manifest: &Manifest) -> Result<(), FsError> {
+fn show_part_at(tree: &mut Tree, parent: Ino, manifest: &Manifest, links: Links) -> Result<(), FsError> {
     let committed = SystemTime::UNIX_EPOCH + Duration::from_millis(manifest.committed_ms);
     let name = manifest.part.as_str().rsplit('/').next().unwrap_or_default().to_string();
     if tree.child(parent, &name).is_ok() {
@@ -269,6 +301,9 @@ fn show_part_at(tree: &mut Tree, parent: Ino, manifest: &Manifest) -> Result<(),
         // Parts share files after a mutation: one inode, or the first part's end would take the bytes of both.
         if let Some(shared) = tree.by_blob(file.blob) {
             tree.link(shared, dir, &name, committed)?;
+            if links == Links::Newest {
+                tree.get_mut(shared)?.home = dir;
+            }
             continue;
         }
         let sealed = Some(Sealed { bytes: file.bytes, location: file.location.clone() });
@@ -278,7 +313,7 @@ fn show_part_at(tree: &mut Tree, parent: Ino, manifest: &Manifest) -> Result<(),
 }
 
 /// Makes the directories that lead to the last name of `path`; answers with the last directory and that name.
-fn make_way(tree: &mut Tree, from: Ino, path: &str) -> Result<(Ino, String), FsError> {
+pub(super) fn make_way(tree: &mut Tree, from: Ino, path: &str) -> Result<(Ino, String), FsError> {
     let mut names: Vec<&str> = path.split('/').collect();
     let last = names.pop().unwrap_or_default().to_string();
     let mut dir = from;

@@ -6,9 +6,12 @@
 //! Rules: no lock is held over I/O or an await; a kernel notification is sent only without a lock; lock order is
 //! `mounted`, then `tree`.
 
+mod beside;
 pub mod error;
 mod follow;
+mod frozen;
 pub mod fuse;
+mod generations;
 pub mod io;
 mod letting;
 pub mod load;
@@ -17,6 +20,7 @@ pub mod place;
 pub mod rename;
 mod secure;
 pub mod settle;
+pub mod stale;
 pub mod tree;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -26,14 +30,16 @@ use std::time::{Instant, SystemTime};
 use moorhouse_base::clock::Clock;
 use moorhouse_cache::{BlobCache, CacheStats};
 use moorhouse_catalog::{BlobId, Epoch, NodeName, NodeView, PartPath, ShardId, Table, TableId, TableShard};
-use tokio::sync::mpsc;
 
 use crate::blobs::{BlobSource, key};
 use crate::controller::ControllerClient;
 use crate::policy::Policy;
+use crate::upload::Uploads;
 use error::FsError;
+use generations::Generations;
 use letting::{Attaching, Letting};
 use load::ShardSync;
+use stale::Stale;
 use tree::{Body, Ino, ROOT, Small, Tree};
 
 /// What this node may do with a table.
@@ -72,29 +78,28 @@ pub struct ShardFs {
     pub(crate) clock: Arc<dyn Clock>,
     /// How each table's bytes are kept.
     pub policy: Policy,
-    /// Where locks nest, the order is `tree`, then `mounted` or `retired`.
+    /// What all uploads of this node share.
+    pub uploads: Uploads,
+    /// Where locks nest, the order is `tree`, then `mounted`, `retired` or `generations`.
     tree: RwLock<Tree>,
     mounted: RwLock<Mounted>,
     syncs: Mutex<HashMap<TableShard, Arc<tokio::sync::Mutex<ShardSync>>>>,
     /// Parts that a reader no longer lists but still opens, with the time when the catalog dropped them.
     retired: Mutex<HashMap<(TableShard, PartPath), Instant>>,
     letting: Mutex<HashMap<TableShard, Letting>>,
+    habits: beside::Habits,
     attaching: Mutex<HashMap<Ino, Attaching>>,
     /// Held alone while a part is committed that has bytes of another table; shared while blobs are relocated.
     sharing: tokio::sync::RwLock<()>,
     kernel: OnceLock<Box<dyn KernelCache>>,
-    /// Table shards whose reader must look again.
-    refresh: mpsc::Sender<TableShard>,
+    /// Of readers; one that has none has the first.
+    generations: Mutex<HashMap<TableShard, Generations>>,
+    /// Readers whose engine must look again.
+    pub stale: Stale,
 }
 
 impl ShardFs {
-    pub fn new(
-        node: NodeName,
-        source: BlobSource,
-        controller: ControllerClient,
-        clock: Arc<dyn Clock>,
-        refresh: mpsc::Sender<TableShard>,
-    ) -> Self {
+    pub fn new(node: NodeName, source: BlobSource, controller: ControllerClient, clock: Arc<dyn Clock>) -> Self {
         Self {
             node,
             cache: source.cache().clone(),
@@ -102,15 +107,18 @@ impl ShardFs {
             controller,
             clock,
             policy: Policy::default(),
+            uploads: Uploads::default(),
             tree: RwLock::new(Tree::new()),
             mounted: RwLock::default(),
             syncs: Mutex::default(),
             retired: Mutex::default(),
             letting: Mutex::default(),
+            habits: beside::Habits::default(),
             attaching: Mutex::default(),
             sharing: tokio::sync::RwLock::default(),
             kernel: OnceLock::new(),
-            refresh,
+            generations: Mutex::default(),
+            stale: Stale::default(),
         }
     }
 
@@ -133,8 +141,8 @@ impl ShardFs {
             for shard in mine().map(|a| a.shard) {
                 show_shard(&mut tree, shard, &mut made)?;
                 for table in &view.tables {
-                    let ts = TableShard { table: table.id, shard };
-                    show_table(&mut tree, ts, Role::of(table, view), &mut made)?;
+                    let path = self.shown_path(TableShard { table: table.id, shard });
+                    show_table(&mut tree, shard, &path, Role::of(table, view), &mut made)?;
                 }
             }
         }
@@ -153,6 +161,9 @@ impl ShardFs {
         self.syncs.lock().expect("lock").retain(|ts, _| ts.shard != shard);
         self.retired.lock().expect("lock").retain(|(ts, _), _| ts.shard != shard);
         self.forget_attaching(|ts| ts.shard == shard);
+        self.habits.forget(|ts| ts.shard == shard);
+        self.forget_generations(|ts| ts.shard == shard);
+        self.stale.forget(|ts| ts.shard == shard);
         self.forget_entries(vec![(ROOT, shard.to_string())]);
         // What was never committed is of no use to anybody.
         let (committed, overlay): (Vec<_>, Vec<_>) = orphans.into_iter().partition(|blob| blob.sealed.is_some());
@@ -203,10 +214,13 @@ impl ShardFs {
             let mut mounted = self.mounted.write().expect("lock");
             mounted.roles.remove(&table);
             for shard in mounted.epochs.keys() {
-                let path = table_path(TableShard { table, shard: *shard });
+                let ts = TableShard { table, shard: *shard };
+                let path = table_path(ts);
                 let Ok(parent) = tree.resolve(ROOT, &path[..3]) else { continue };
-                orphans.extend(tree.remove_subtree(parent, &path[3]).unwrap_or_default());
-                gone.push((parent, path[3].clone()));
+                for [.., name] in self.all_paths(ts) {
+                    orphans.extend(tree.remove_subtree(parent, &name).unwrap_or_default());
+                    gone.push((parent, name));
+                }
                 for parent in frozen_of(&tree, *shard, &path) {
                     orphans.extend(tree.remove_subtree(parent, &path[3]).unwrap_or_default());
                     gone.push((parent, path[3].clone()));
@@ -214,6 +228,9 @@ impl ShardFs {
             }
         }
         self.forget_attaching(|ts| ts.table == table);
+        self.habits.forget(|ts| ts.table == table);
+        self.forget_generations(|ts| ts.table == table);
+        self.stale.forget(|ts| ts.table == table);
         self.syncs.lock().expect("lock").retain(|ts, _| ts.table != table);
         self.retired.lock().expect("lock").retain(|(ts, _), _| ts.table != table);
         self.letting.lock().expect("lock").retain(|ts, _| ts.table != table);
@@ -263,7 +280,7 @@ impl ShardFs {
 
     fn is_loaded(&self, ts: TableShard) -> bool {
         let tree = self.tree.read().expect("lock");
-        tree.resolve(ROOT, &table_path(ts)).and_then(|ino| tree.dir(ino).map(|dir| dir.loaded)).unwrap_or(false)
+        tree.resolve(ROOT, &self.shown_path(ts)).and_then(|ino| tree.dir(ino).map(|dir| dir.loaded)).unwrap_or(false)
     }
 
     fn forget_entries(&self, entries: Vec<(Ino, String)>) {
@@ -330,14 +347,19 @@ fn show_dir(tree: &mut Tree, parent: Ino, name: &str, made: &mut Vec<(Ino, Strin
 }
 
 /// Makes a table shard's directory, its content still to be fetched on first use.
-fn show_table(tree: &mut Tree, ts: TableShard, role: Role, made: &mut Vec<(Ino, String)>) -> Result<(), FsError> {
-    let store = show_shard(tree, ts.shard, made)?;
-    let [_, _, prefix, uuid] = table_path(ts);
-    let prefix = show_dir(tree, store, &prefix, made)?;
-    if tree.child(prefix, &uuid).is_ok() {
+fn show_table(
+    tree: &mut Tree,
+    shard: ShardId,
+    [_, _, prefix, uuid]: &[String; 4],
+    role: Role,
+    made: &mut Vec<(Ino, String)>,
+) -> Result<(), FsError> {
+    let store = show_shard(tree, shard, made)?;
+    let prefix = show_dir(tree, store, prefix, made)?;
+    if tree.child(prefix, uuid).is_ok() {
         return Ok(());
     }
-    let table = show_dir(tree, prefix, &uuid, made)?;
+    let table = show_dir(tree, prefix, uuid, made)?;
     tree.dir_mut(table)?.loaded = false;
     let format = Small { content: place::FORMAT_VERSION_CONTENT.to_vec(), ..Small::default() };
     tree.make_file(table, place::FORMAT_VERSION, 0o644, SystemTime::UNIX_EPOCH, Body::Small(format))?;

@@ -39,6 +39,8 @@ impl Place {
     }
 
     fn in_table(shard: &str, uuid: &str, above: &[&str], below: &[&str]) -> Place {
+        // A reader's directory of a later generation has a number behind the UUID.
+        let uuid = uuid.split('.').next().unwrap_or_default();
         match (shard.parse(), Uuid::parse_str(uuid)) {
             (Ok(shard), Ok(uuid)) => Place::Table {
                 shard: TableShard::from_engine_uuid(ShardId(shard), uuid),

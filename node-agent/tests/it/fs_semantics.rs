@@ -1,12 +1,15 @@
 //! One test for each paragraph of docs/SEMANTICS.md, through the kernel.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io::{Read, Write};
+use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use moorhouse_catalog::{Location, PartChange, PartPath, Version};
 use moorhouse_node_agent::fs::Role;
+use moorhouse_node_agent::fs::stale::Look;
 
 use crate::scripted::Rig;
 
@@ -278,25 +281,79 @@ fn free_space_is_what_staging_may_still_take() {
 }
 
 /// An emptied table's block numbers begin again after a restart: the same name then stands for other rows.
+/// What the reader's engine is told to do next.
+fn told(reader: &Rig) -> Option<Look> {
+    let due = reader.runtime.block_on(async {
+        tokio::select! {
+            biased;
+            due = reader.fs.stale.take() => due,
+            () = std::future::ready(()) => HashMap::new(),
+        }
+    });
+    due.get(&reader.table).copied()
+}
+
+fn remove(reader: &Rig, version: u64, parts: &[&str]) {
+    let removed = parts.iter().map(|part| PartPath::new(*part).unwrap()).collect();
+    let change = PartChange { removed, ..PartChange::default() };
+    reader.runtime.block_on(reader.fs.follow(reader.table, Version(version), &change)).unwrap();
+}
+
 #[test]
-fn a_part_of_the_same_name_replaces_the_retired_one() {
+fn a_reader_attaches_anew_when_a_part_goes_without_another_that_covers_it() {
+    let writer = Rig::new("etl");
+    writer.insert("all_1_1_0", b"one").unwrap();
+    writer.insert("all_2_2_0", b"two").unwrap();
+    let reader = Rig::with("bi", writer.script.clone(), writer.table);
+    assert_eq!(names(&reader.dir()), ["all_1_1_0", "all_2_2_0", "format_version.txt"]);
+    assert_eq!(told(&reader), None);
+    writer.insert("all_1_2_1", b"merged").unwrap();
+    follow(&writer, &reader);
+    assert_eq!(told(&reader), Some(Look::Again), "a part has come");
+    remove(&reader, 4, &["all_1_1_0", "all_2_2_0"]);
+    assert_eq!(told(&reader), None, "the engine has let go of covered parts by itself");
+    remove(&reader, 5, &["all_1_2_1"]);
+    assert_eq!(told(&reader), Some(Look::Afresh), "nothing stands for what was dropped");
+    assert_eq!(reader.fs.generation(reader.table).0, 0);
+}
+
+#[test]
+fn a_part_of_the_same_name_shows_in_a_directory_of_its_own() {
     let writer = Rig::new("etl");
     writer.insert("all_1_1_0", b"before TRUNCATE").unwrap();
+    writer.insert("all_2_2_0", b"stays").unwrap();
+    writer.insert("all_3_3_0", b"goes").unwrap();
     let reader = Rig::with("bi", writer.script.clone(), writer.table);
-    let open = || std::fs::metadata(reader.dir().join("all_1_1_0/data.bin")).unwrap().len();
-    assert_eq!(open(), 15);
-    let part = PartPath::new("all_1_1_0").unwrap();
-    let removed = PartChange { removed: vec![part], ..PartChange::default() };
-    reader.runtime.block_on(reader.fs.follow(reader.table, Version(2), &removed)).unwrap();
+    let bytes =
+        |dir: &Path, part: &str| fs::metadata(dir.join(part).join("data.bin")).map(|metadata| metadata.len()).ok();
+    assert_eq!(bytes(&reader.dir(), "all_1_1_0"), Some(15));
+    remove(&reader, 4, &["all_1_1_0", "all_3_3_0"]);
     let mut again = writer.script.snapshot(writer.table).parts.remove(0);
     for file in &mut again.files {
         file.blob = moorhouse_catalog::BlobId::random();
         file.bytes = 3;
     }
     let added = PartChange { added: vec![again], ..PartChange::default() };
-    reader.runtime.block_on(reader.fs.follow(reader.table, Version(3), &added)).unwrap();
-    assert_eq!(names(&reader.dir()), ["all_1_1_0", "format_version.txt"]);
-    assert_eq!(open(), 3);
+    reader.runtime.block_on(reader.fs.follow(reader.table, Version(5), &added)).unwrap();
+    assert_eq!(told(&reader), Some(Look::Afresh));
+
+    let (generation, path) = reader.fs.generation(reader.table);
+    let next = reader.dir().ancestors().nth(4).unwrap().join(path);
+    assert_eq!(
+        (generation, names(&next)),
+        (1, vec!["all_1_1_0".into(), "all_2_2_0".into(), "format_version.txt".into()])
+    );
+    assert_eq!((bytes(&next, "all_1_1_0"), bytes(&next, "all_2_2_0")), (Some(3), Some(5)));
+    assert_eq!(bytes(&next, "all_3_3_0"), None);
+    assert_eq!(bytes(&reader.dir(), "all_1_1_0"), Some(15), "what a statement began with, it ends with");
+    assert_eq!(bytes(&reader.dir(), "all_3_3_0"), Some(4));
+    assert_eq!(errno(fs::create_dir(next.join("tmp_x"))), Some(libc::EROFS));
+
+    writer.insert("all_4_4_0", b"later").unwrap();
+    writer.script.content.lock().unwrap().get_mut(&writer.table).unwrap().version = Version(6);
+    follow(&writer, &reader);
+    assert_eq!(bytes(&next, "all_4_4_0"), Some(5));
+    assert_eq!(bytes(&reader.dir(), "all_4_4_0"), None, "the first directory does not change any more");
 }
 
 /// What a part's life needs, with or without passthrough.

@@ -102,3 +102,26 @@ fn links_of_a_frozen_part_are_the_parts_own_files() {
     assert_eq!(parts(&rig), ["all_1_1_0"]);
     assert_eq!(fs::read(rig.dir().join("all_1_1_0/data.bin")).unwrap(), b"shared");
 }
+
+/// FREEZE answers after the engine has taken the last thing away that a copy must not have.
+#[test]
+fn a_frozen_part_lasts_when_the_engine_has_finished_it() {
+    const LAST_TO_GO: &str = "metadata_version.txt";
+    let rig = Rig::new("etl");
+    let inserting = rig.dir().join("tmp_insert_all_1_1_0");
+    fs::create_dir(&inserting).unwrap();
+    for file in ["data.bin", LAST_TO_GO] {
+        fs::write(inserting.join(file), b"frozen").unwrap();
+    }
+    fs::rename(&inserting, rig.dir().join("all_1_1_0")).unwrap();
+    let frozen = shadow(&rig, "now").join("all_1_1_0");
+    link_all(&rig.dir().join("all_1_1_0"), &frozen);
+    fs::remove_file(frozen.join(LAST_TO_GO)).unwrap();
+    let snapshot = rig.script.snapshot(rig.table);
+    let part = snapshot.parts.iter().find(|m| m.part.as_str() == "shadow/now/all_1_1_0").expect("committed by now");
+    assert_eq!(part.files.iter().map(|f| f.path.to_string()).collect::<Vec<_>>(), ["data.bin"]);
+
+    link_all(&rig.dir().join("all_1_1_0"), &shadow(&rig, "fenced").join("all_1_1_0"));
+    rig.script.fenced.store(true, std::sync::atomic::Ordering::SeqCst);
+    assert!(fs::remove_file(shadow(&rig, "fenced").join("all_1_1_0").join(LAST_TO_GO)).is_err(), "it has not lasted");
+}

@@ -203,6 +203,13 @@ impl Rig {
         Self::make(group, other.script.clone(), other.tables.clone(), tempfile::tempdir().unwrap(), objects, ROOMY)
     }
 
+    /// A node of the owner's group with this cache.
+    pub fn on_cache(script: Arc<Script>, table: TableShard, cache: BlobCache) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let objects = dir.path().join("objects");
+        Self::make_on(cache, "etl", script, vec![table], dir, objects)
+    }
+
     fn make(
         group: &str,
         script: Arc<Script>,
@@ -210,6 +217,18 @@ impl Rig {
         dir: TempDir,
         objects: PathBuf,
         budget_bytes: u64,
+    ) -> Self {
+        let cache = BlobCache::open(&dir.path().join("blobs"), budget_bytes).unwrap();
+        Self::make_on(cache, group, script, tables, dir, objects)
+    }
+
+    fn make_on(
+        cache: BlobCache,
+        group: &str,
+        script: Arc<Script>,
+        tables: Vec<TableShard>,
+        dir: TempDir,
+        objects: PathBuf,
     ) -> Self {
         let runtime = Runtime::new().unwrap();
         let node = NodeName::new(format!("{group}-0")).unwrap();
@@ -221,7 +240,6 @@ impl Rig {
             tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
             let objects = format!("file://{}", objects.display()).parse().unwrap();
             let objects = Objects::open(&objects).await.unwrap();
-            let cache = BlobCache::open(&dir.path().join("blobs"), budget_bytes).unwrap();
             let controller = ControllerClient::new(&url, node.clone(), &Dialer::plaintext()).unwrap();
             let source = BlobSource::new(cache, objects, Dialer::plaintext());
             let fs = Arc::new(ShardFs::new(node.clone(), source, controller, Arc::new(SystemClock)));

@@ -97,9 +97,23 @@ impl Filesystem for Door {
     }
 
     fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        match utf8(name).and_then(|name| self.fs.unlink(Ino(parent.0), name)) {
-            Ok(()) => reply.ok(),
+        let unlinked = || {
+            let name = utf8(name)?;
+            self.fs.unlink(Ino(parent.0), name)?;
+            Ok(self.fs.completed_loose(Ino(parent.0), name))
+        };
+        match unlinked() {
+            Ok(None) => reply.ok(),
             Err(error) => reply.error(errno(&error, "unlink", parent)),
+            Ok(Some(ts)) => {
+                let fs = self.fs.clone();
+                self.runtime.spawn(async move {
+                    match fs.commit_waiting(ts).await {
+                        Ok(()) => reply.ok(),
+                        Err(error) => reply.error(errno(&error, "commit", parent)),
+                    }
+                });
+            }
         }
     }
 
@@ -152,7 +166,7 @@ impl Filesystem for Door {
 
     fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let write = flags.acc_mode() != OpenAccMode::O_RDONLY;
-        match self.fs.open_or_kept(Ino(ino.0), write, |key| self.kept(key)) {
+        match self.fs.open_or_kept(Ino(ino.0), write, |key| self.registered(key)) {
             Ok(OpeningKept::Kept(backing)) => self.answer_opened(Handle::Passthrough { backing, file: None }, reply),
             Ok(OpeningKept::Opening(Opening::Ready(opened))) => self.answer_open(Ino(ino.0), opened, reply),
             Err(error) => reply.error(errno(&error, "open", ino)),
@@ -214,7 +228,10 @@ impl Filesystem for Door {
                 let door = self.share();
                 self.runtime.spawn(async move {
                     let Handle::Remote(remote) = &*handle else { return };
-                    let read = match remote.read(offset, u64::from(size)).await {
+                    if let Some(stage) = remote.note_read(size) {
+                        door.fs.read_beside(Ino(ino.0), offset, stage);
+                    }
+                    let read = match remote.file.read(offset, u64::from(size)).await {
                         Err(error) => door.read_moved(ino, fh, (offset, size), error).await,
                         read => read,
                     };
