@@ -13,6 +13,7 @@ use moorhouse_security::TlsFlags;
 
 use crate::limits;
 use crate::upload::SettleRule;
+use crate::upload::repacking::RepackRule;
 
 /// A Moorhouse node: mounts the shards that the controller assigns, and runs ClickHouse over them.
 #[derive(Debug, Clone, Parser)]
@@ -67,6 +68,12 @@ pub struct Args {
     /// Most bytes a second that this node uploads; absent: as fast as it can
     #[arg(long, env = "MOORHOUSE_UPLOAD_BYTES_PER_SECOND")]
     pub upload_bytes_per_second: Option<NonZeroU64>,
+    /// How often stored files are looked at that are worth packing anew: in objects that are mostly dead, or scattered over many
+    #[arg(long, env = "MOORHOUSE_REPACK_EVERY_MS", default_value_t = 60_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub repack_every_ms: u64,
+    /// Parts younger than this are not packed anew
+    #[arg(long, env = "MOORHOUSE_REPACK_AGE_MS", default_value_t = 900_000)]
+    pub repack_age_ms: u64,
     /// Where a part's bytes are before its commit answers, for tables that do not say it themselves: local (synced on this
     /// node's disk), replicated (on another node's, too), object (in the object store)
     #[arg(long, env = "MOORHOUSE_DURABILITY", default_value_t = Durability::Local)]
@@ -130,6 +137,13 @@ impl Args {
 
     pub fn settle_rule(&self) -> SettleRule {
         SettleRule { age: Duration::from_millis(self.settle_ms), bytes: self.settle_bytes, level: self.settle_level }
+    }
+
+    pub fn repack_rule(&self) -> RepackRule {
+        RepackRule {
+            every: Duration::from_millis(self.repack_every_ms),
+            settled: Duration::from_millis(self.repack_age_ms),
+        }
     }
 
     pub fn host(&self) -> String {

@@ -40,6 +40,18 @@ pub const SETTLE_MERGING_FACTOR: u32 = 4;
 pub const PACKED_BYTES: u64 = 64 << 20;
 /// Data of this size is an object of its own.
 pub const LARGE_DATA_BYTES: u64 = 16 << 20;
+/// How often a node looks for stored files that are worth moving, and so how many objects of at most [`PACKED_BYTES`] it makes of
+/// them: one a look and table shard, unless one old object has more.
+pub const REPACK_EVERY: Duration = Duration::from_secs(60);
+/// Parts that are looked at while the tree is held.
+pub const PARTS_A_LOOK: usize = 256;
+/// Parts younger than this are left alone: they may be merged away soon.
+pub const REPACK_AGE: Duration = Duration::from_secs(900);
+/// An object that is less alive than this, in hundredths of its bytes, gives its live files to a new one.
+pub const REPACK_LIVE_PERCENT: u64 = 50;
+/// An object with the heads of fewer than this fraction of a table shard's parts is small, and this many small ones become one.
+pub const LARGE_HOLDERS: usize = 24;
+pub const SMALL_HOLDERS: usize = 16;
 /// Parts and relocations of one commit, so that it fits into one transaction of the metadata store (etcd: 128 changes,
 /// 1.5 MiB): each part is a rewritten manifest, each relocation some 500 bytes of manifest and changelog together.
 pub const PARTS_A_COMMIT: usize = 32;

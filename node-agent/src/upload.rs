@@ -3,12 +3,15 @@
 //! Reading order: [`settled`] says which parts are worth it, [`pack`] how they share objects (both pure), [`intent`] takes
 //! one object from its plan to the catalog, [`journal`] keeps what the next process needs to go on with a large one. An intent is
 //! remembered until it is done or in vain: a put whose commit is uncertain is committed again, never put again. What a process
-//! that died has put in vain, the controller sweeps. [`pressure`] says what becomes of new rows while uploads do not keep up.
+//! that died has put in vain, the controller sweeps. [`pressure`] says what becomes of new rows while uploads do not keep up. [`repack`] and
+//! [`repacking`] move what is stored once its objects are mostly dead, or its parts' heads scattered.
 
 mod intent;
 mod journal;
 mod pack;
 pub mod pressure;
+pub mod repack;
+pub mod repacking;
 mod settled;
 mod throttle;
 

@@ -286,7 +286,9 @@ fn is_within(blob: &RemoteBlob, wanted: &ObjectKey, range: &Range<u64>) -> bool 
 
 /// Whether the first file of a part lies in the object: a part is packed as a whole, or not at all.
 fn begins_in(tree: &Tree, part: Ino, wanted: &ObjectKey) -> bool {
-    let first = tree.dir(part).ok().and_then(|dir| dir.first());
+    // After a re-packing the heads lie elsewhere than the data, and a column may come first by name.
+    let head = tree.child(part, "checksums.txt").ok();
+    let first = head.or_else(|| tree.dir(part).ok().and_then(|dir| dir.first()));
     match first.and_then(|file| tree.get(file).ok()).map(|node| &node.body) {
         Some(Body::Blob(Blob { sealed: Some(Sealed { location: Location::Stored { object, .. }, .. }), .. })) => {
             object == wanted

@@ -256,7 +256,7 @@ impl ShardFs {
     }
 
     /// Whether every table of the shard that this node writes is loaded: one that is not may name a blob that nobody else does.
-    pub(super) fn all_loaded(&self, shard: ShardId) -> bool {
+    pub(crate) fn all_loaded(&self, shard: ShardId) -> bool {
         let tables: Vec<TableShard> = {
             let mounted = self.mounted.read().expect("lock");
             let written = mounted.roles.iter().filter(|(_, role)| **role == Role::Writer);

@@ -1,15 +1,16 @@
 //! Which committed parts still wait for their upload, and what becomes of new rows while they fill staging.
 
-use std::collections::HashSet;
-use std::time::Duration;
+use std::collections::{HashMap, HashSet};
+use std::time::{Duration, SystemTime};
 
 use moorhouse_catalog::parts::PartInfo;
-use moorhouse_catalog::{BlobId, Location, PartPath, TableShard, parts};
+use moorhouse_catalog::{BlobId, Location, PartChange, PartPath, Relocation, TableShard, parts};
 
 use super::error::FsError;
 use super::tree::{Blob, Body, Ino, ROOT, Sealed, Tree};
 use super::{ShardFs, place, table_path};
 use crate::upload::pressure::Pressure;
+use crate::upload::repack::{StoredFile, StoredPart};
 use crate::{limits, metrics};
 
 /// A part with bytes that only this node has.
@@ -83,8 +84,85 @@ impl ShardFs {
                 files.push(StagedFile { path, blob: *id, bytes: *bytes });
             }
         }
-        let age = self.now().duration_since(tree.get(dir)?.mtime).unwrap_or_default();
+        let age = self.age_of(tree.get(dir)?.mtime);
         Ok((!files.is_empty()).then_some(StagedPart { shard, part, age, is_leaving, files }))
+    }
+
+    /// Tells of a table shard's parts, loose and covered ones among them, as far as they are in the object store. The tree is free
+    /// for others now and then: what is told may change before it is over.
+    pub fn visit_stored(&self, shard: TableShard, mut visit: impl FnMut(StoredPart)) -> Result<(), FsError> {
+        let dirs = self.part_dirs(&self.tree.read().expect("lock"), shard)?;
+        let mut names = HashMap::new();
+        for some in dirs.chunks(limits::PARTS_A_LOOK) {
+            let tree = self.tree.read().expect("lock");
+            some.iter().for_each(|(_, dir, _)| count_names(&tree, *dir, &mut names));
+        }
+        for some in dirs.chunks(limits::PARTS_A_LOOK) {
+            let tree = self.tree.read().expect("lock");
+            let stored: Vec<StoredPart> = some
+                .iter()
+                .map(|(part, dir, is_active)| StoredPart {
+                    part: part.clone(),
+                    age: tree.get(*dir).map_or(Duration::ZERO, |node| self.age_of(node.mtime)),
+                    is_active: *is_active,
+                    files: stored_files(&tree, *dir, &names),
+                })
+                .collect();
+            drop(tree);
+            stored.into_iter().filter(|part| !part.files.is_empty()).for_each(&mut visit);
+        }
+        Ok(())
+    }
+
+    fn age_of(&self, mtime: SystemTime) -> Duration {
+        self.now().duration_since(mtime).unwrap_or_default()
+    }
+
+    /// The directories of a table shard's committed parts, and whether the engine opens each.
+    fn part_dirs(&self, tree: &Tree, shard: TableShard) -> Result<Vec<(PartPath, Ino, bool)>, FsError> {
+        let entries = tree.entries(tree.resolve(ROOT, &table_path(shard))?)?;
+        let dirs = || entries.iter().filter(|e| e.is_dir);
+        let active: HashSet<&str> = parts::active(dirs().map(|e| e.name.as_str())).into_iter().collect();
+        let committed = dirs().filter_map(|entry| {
+            let part = place::committed_part(std::slice::from_ref(&entry.name))?;
+            Some((part, entry.ino, active.contains(entry.name.as_str())))
+        });
+        let mut found: Vec<_> = committed.collect();
+        found.extend(self.lasting_loose(tree, shard)?.into_iter().map(|(part, dir)| (part, dir, false)));
+        Ok(found)
+    }
+
+    /// Tells the catalog of new places of files that `parts` have in the object store, but for those that have other names too by
+    /// now: another table may share them, and what that one commits names the old place. Answers with how many were told.
+    pub(crate) async fn commit_moved(
+        &self,
+        ts: TableShard,
+        parts: &[PartPath],
+        moved: &[Relocation],
+    ) -> Result<usize, FsError> {
+        // Who shares a file commits it while this is not held.
+        let _sharing = self.sharing.read().await;
+        let relocated = {
+            let tree = self.tree.read().expect("lock");
+            let mut names = HashMap::new();
+            for part in parts {
+                if let Ok(dir) = tree.resolve(ROOT, &place::part_way(ts, part)) {
+                    count_names(&tree, dir, &mut names);
+                }
+            }
+            let is_own =
+                |moved: &&Relocation| tree.by_blob(moved.blob).is_some_and(|ino| !is_shared(&tree, ino, &names));
+            moved.iter().filter(is_own).cloned().collect::<Vec<_>>()
+        };
+        if relocated.is_empty() {
+            return Ok(0);
+        }
+        let epoch =
+            self.epoch(ts.shard).ok_or_else(|| FsError::Fenced(format!("shard {} is not mounted here", ts.shard)))?;
+        let change = PartChange { relocated, ..PartChange::default() };
+        self.controller.commit(ts, epoch, &change).await?;
+        self.relocate(&change.relocated)?;
+        Ok(change.relocated.len())
     }
 
     /// How full staging is, and what follows from it.
@@ -121,4 +199,34 @@ impl ShardFs {
             stats.staged_used_bytes, stats.budget_bytes
         ))
     }
+}
+
+/// Counts, of files with several names, those in this part's directory.
+fn count_names(tree: &Tree, dir: Ino, names: &mut HashMap<Ino, u32>) {
+    // Gone since it was listed.
+    let Ok(files) = tree.files_below(dir) else { return };
+    for (_, ino) in files {
+        if tree.get(ino).is_ok_and(|node| node.nlink > 1) {
+            *names.entry(ino).or_default() += 1;
+        }
+    }
+}
+
+/// Whether a file has names besides the counted ones.
+fn is_shared(tree: &Tree, ino: Ino, names: &HashMap<Ino, u32>) -> bool {
+    tree.get(ino).is_ok_and(|node| node.nlink > names.get(&ino).copied().unwrap_or(1))
+}
+
+fn stored_files(tree: &Tree, dir: Ino, names: &HashMap<Ino, u32>) -> Vec<StoredFile> {
+    let mut stored = Vec::new();
+    for (path, ino) in tree.files_below(dir).unwrap_or_default() {
+        let Ok(node) = tree.get(ino) else { continue };
+        if let Body::Blob(Blob { id: blob, sealed: Some(Sealed { bytes, location }) }) = &node.body
+            && let Location::Stored { object, offset, crc32c } = location.clone()
+        {
+            let (is_linked, is_shared) = (node.nlink > 1, is_shared(tree, ino, names));
+            stored.push(StoredFile { path, blob: *blob, bytes: *bytes, object, offset, crc32c, is_linked, is_shared });
+        }
+    }
+    stored
 }

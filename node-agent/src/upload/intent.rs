@@ -321,7 +321,7 @@ impl Intent {
 
 /// Cuts an object's relocations into commits that the metadata store takes: each of few parts, whose manifests it rewrites,
 /// and of few relocations. A part is in one of them unless it alone has too many files.
-fn changes(relocations: &[Relocation], files: &[PackedFile]) -> Vec<Vec<Relocation>> {
+pub(super) fn changes(relocations: &[Relocation], files: &[PackedFile]) -> Vec<Vec<Relocation>> {
     let mut by_part: BTreeMap<usize, Vec<Relocation>> = BTreeMap::new();
     for (relocation, file) in relocations.iter().zip(files) {
         by_part.entry(file.part).or_default().push(relocation.clone());
@@ -345,7 +345,7 @@ fn changes(relocations: &[Relocation], files: &[PackedFile]) -> Vec<Vec<Relocati
 }
 
 /// A file's content without a copy of it: a large part must not take its size in memory.
-fn map(file: &File) -> Result<Bytes, FsError> {
+pub(super) fn map(file: &File) -> Result<Bytes, FsError> {
     if file.metadata()?.len() == 0 {
         return Ok(Bytes::new());
     }

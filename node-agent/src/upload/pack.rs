@@ -133,6 +133,11 @@ fn lay_out(files: Vec<(usize, &StagedFile)>) -> Vec<PackedFile> {
     files.into_iter().map(place).collect()
 }
 
+/// Whether the file is one of those that come first in an object: read when a part is opened, or before its data.
+pub fn is_head(path: &str) -> bool {
+    rank(path) != Rank::Data
+}
+
 fn rank(path: &str) -> Rank {
     if path.ends_with(".bin") {
         Rank::Data
