@@ -1,5 +1,5 @@
-//! The same statements on a plain disk and on the mount of a real agent, by the same engine: the answers, the parts and the
-//! parts' files must be the same after every one.
+//! The same statements on a plain disk and on the mount of a real agent, by engines of one build: the answers, the parts and the
+//! parts' files must be the same after every one. The data is random; the seed is printed, and `MOORHOUSE_TEST_SEED` repeats it.
 //!
 //! The mount must stand whatever a MergeTree table can do, so the statements go to the engine itself, as its administrator:
 //! the gateway allows fewer.
@@ -7,16 +7,16 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use moorhouse_catalog::{GroupName, Incarnation, Node, NodeName, NodeView, codec};
 use moorhouse_engine::SqlClient;
-use moorhouse_proto::RegisterRequest;
-use moorhouse_proto::controller_client::ControllerClient;
+use moorhouse_tests::engines::engine_of;
 use moorhouse_tests::warehouse::TestWarehouse;
 
 const CORPUS: &str = include_str!("differential/corpus.sql");
 const ROWS: u64 = 5_000;
+/// A name that some table has for a while.
+const RENAMED: &str = "renamed";
 /// For what the engine does by itself.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Where the tables' rows come from: the same for both sides, whatever is random about it.
@@ -24,7 +24,7 @@ const SOURCE: &str = "CREATE TABLE default.source ENGINE = Memory AS \
      SELECT number AS id, toUInt32(cityHash64(number, 1) % 100) AS k, toDate('2024-01-01') + cityHash64(number, 2) % 121 AS day, \
      name, v, tags, n, mapFromArrays(tags, arrayEnumerate(tags)::Array(UInt32)) AS m \
      FROM (SELECT rowNumberInAllBlocks() AS number, * FROM generateRandom('name String, v Float64, tags Array(FixedString(3)), \
-     n Nullable(Int32)', 20261121, 12, 4)) LIMIT";
+     n Nullable(Int32)', {seed}, 12, 4)) LIMIT {rows}";
 const COLUMNS: &str = "id UInt64, k UInt32, day Date, name String, v Float64, tags Array(LowCardinality(String)), \
      n Nullable(Int32), m Map(String, UInt32)";
 /// Background work must not choose its own time: merges and TTL are asked for.
@@ -61,105 +61,155 @@ struct Side {
     tables: BTreeMap<&'static str, String>,
     /// The disk's root, below which is `shadow`.
     disk: PathBuf,
+    disk_name: &'static str,
+    engine: SqlClient,
 }
 
 impl Side {
+    async fn text(&self, query: &str) -> String {
+        text(&self.engine, query).await
+    }
+
+    async fn run(&self, statement: &str) {
+        self.engine.execute(statement).await.unwrap_or_else(|error| panic!("{statement}: {error}"));
+    }
+
     fn statement(&self, text: &str) -> String {
-        let named = self.tables.iter().fold(text.replace("{db}", &self.database), |text, (short, name)| {
+        let text = text.replace("{db}", &self.database).replace("{disk}", self.disk_name);
+        let named = self.tables.iter().fold(text, |text, (short, name)| {
             text.replace(&format!("{{{short}}}"), &format!("{}.{name}", self.database))
         });
         named.replace("FROM source", "FROM default.source")
     }
 }
 
-/// A warehouse of one shard, with a way to its writer's engine past the gateway.
+/// A warehouse of one shard. The tables on the mount are its writer's, the plain ones lie in the other node's engine, so that
+/// one can be killed without the other: both are spoken to past the gateway.
 struct Rig {
     warehouse: TestWarehouse,
-    engine: SqlClient,
+    over_mount: SqlClient,
+    plain: SqlClient,
     user: SqlClient,
+    seed: u64,
 }
 
 impl Rig {
     async fn start() -> Self {
         let warehouse = TestWarehouse::start_shaped(&["--shards", "1", "--group", "etl=1", "--group", "bi=1"], &[]);
-        let engine_port = warehouse.home.port_base + 102;
-        let password = admin_password(&warehouse).await;
-        let engine = SqlClient::new(&format!("127.0.0.1:{engine_port}"), "moorhouse_agent", &password);
         let user = SqlClient::new(&format!("127.0.0.1:{}", warehouse.http_port(0)), "admin", &warehouse.password);
-        let engine = [
+        let settings = [
             ("mutations_sync", "2"),
             ("alter_sync", "2"),
             ("max_threads", "1"),
             ("max_insert_threads", "1"),
             ("optimize_throw_if_noop", "0"),
             ("enable_lightweight_update", "1"),
-        ]
-        .iter()
-        .fold(engine, |client, (name, value)| client.with_setting(name, value));
-        Self { warehouse, engine, user }
+            // INSERT SELECT is not looked at for duplicates otherwise.
+            ("deduplicate_insert_select", "enable_even_for_bad_queries"),
+        ];
+        let set =
+            |client: SqlClient| settings.iter().fold(client, |client, (name, value)| client.with_setting(name, value));
+        let over_mount = set(engine_of(&warehouse, 0, 1).await);
+        let plain = set(engine_of(&warehouse, 1, 1).await);
+        let clock = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_micros() as u64;
+        let seed = std::env::var("MOORHOUSE_TEST_SEED").map_or(clock, |seed| seed.parse().expect("a number"));
+        println!("MOORHOUSE_TEST_SEED={seed}");
+        Self { warehouse, over_mount, plain, user, seed }
     }
 
-    async fn make_source(&self) {
-        self.engine.execute(&format!("{SOURCE} {ROWS}")).await.expect("rows");
+    async fn make_source(&self, engine: &SqlClient) {
+        let source = SOURCE.replace("{seed}", &self.seed.to_string()).replace("{rows}", &ROWS.to_string());
+        engine.execute(&source).await.expect("rows");
+    }
+
+    /// All tables are loaded from the disk again, as they were defined at first: an agent knows what the catalog says, which
+    /// statements that go past the gateway do not change.
+    async fn restart(&self, plain: &Side, mounted: &Side, format: &str) {
+        let mut attach = Vec::new();
+        for (table, more, settings) in TABLES {
+            let uuid = format!("SELECT uuid FROM system.tables WHERE database = 'plain' AND name = '{table}'");
+            let definition = definition(table, more, settings, format).replace("CREATE", "ATTACH");
+            attach.push(definition.replace("{}", &format!("plain.{table} UUID '{}'", plain.text(&uuid).await.trim())));
+            plain.run(&format!("DETACH TABLE plain.{table} PERMANENTLY SYNC")).await;
+        }
+        plain.run("DROP DATABASE plain SYNC").await;
+        plain.run("CREATE DATABASE plain ENGINE = Atomic").await;
+        for statement in attach {
+            plain.run(&statement).await;
+        }
+        self.warehouse.home.kill_engine("etl-0");
+        let until = Instant::now() + PATIENCE;
+        for table in TABLES.iter().map(|(table, ..)| &mounted.tables[table]) {
+            let count = format!("SELECT count() FROM {}.{table}", mounted.database);
+            while let Err(error) = mounted.engine.query(&count).await {
+                assert!(Instant::now() < until, "{error}{}", self.warehouse.home.logs());
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+        self.make_source(&mounted.engine).await;
     }
 
     async fn plain(&self, format: &str) -> Side {
-        self.engine.execute("CREATE DATABASE plain ENGINE = Atomic").await.expect("made");
+        self.plain.execute("CREATE DATABASE plain ENGINE = Atomic").await.expect("made");
         for (table, more, settings) in TABLES {
             let definition = definition(table, more, settings, format).replace("{}", &format!("plain.{table}"));
-            self.engine.execute(&definition).await.expect("made");
+            self.plain.execute(&definition).await.expect("made");
         }
-        let disk = self.text("SELECT path FROM system.disks WHERE name = 'default'").await;
-        let tables = TABLES.iter().map(|(table, ..)| (*table, table.to_string())).collect();
-        Side { database: "plain".into(), tables, disk: disk.trim().into() }
+        let disk = text(&self.plain, "SELECT path FROM system.disks WHERE name = 'default'").await;
+        let tables = TABLES.iter().map(|(table, ..)| *table).chain([RENAMED]).map(|t| (t, t.to_string())).collect();
+        let engine = self.plain.clone();
+        Side { database: "plain".into(), tables, disk: disk.trim().into(), disk_name: "default", engine }
     }
 
     async fn mounted(&self, format: &str) -> Side {
         self.user.execute("CREATE DATABASE corpus").await.expect("made");
-        let mut tables = BTreeMap::new();
+        let mut tables = BTreeMap::from([(RENAMED, RENAMED.to_string())]);
         for (table, more, settings) in TABLES {
             let definition = definition(table, more, settings, format).replace("{}", &format!("corpus.{table}"));
             self.user.execute(&definition).await.expect("made");
             let query =
                 format!("SELECT name FROM system.tables WHERE database = 'shard_0' AND name LIKE '{table}\\_%'");
-            tables.insert(table, self.text(&query).await.trim().to_string());
+            tables.insert(table, text(&self.over_mount, &query).await.trim().to_string());
         }
-        let disk = self.text("SELECT path FROM system.disks WHERE name = 'shard_0'").await;
-        Side { database: "shard_0".into(), tables, disk: disk.trim().into() }
-    }
-
-    async fn text(&self, query: &str) -> String {
-        self.engine.query(query).await.unwrap_or_else(|error| panic!("{query}: {error}"))
+        let disk = text(&self.over_mount, "SELECT path FROM system.disks WHERE name = 'shard_0'").await;
+        let engine = self.over_mount.clone();
+        Side { database: "shard_0".into(), tables, disk: disk.trim().into(), disk_name: "shard_0", engine }
     }
 
     /// All that must be the same: definitions, rows, parts, files.
     async fn observe(&self, side: &Side, touched: impl Fn(&str) -> bool) -> String {
         let mut seen = String::new();
+        let listed = format!("SELECT name FROM system.tables WHERE database = '{}'", side.database);
+        let there = side.text(&listed).await;
         for (short, table) in side.tables.iter().filter(|(short, _)| touched(short)) {
+            if !there.lines().any(|name| name == table) {
+                let _ = writeln!(seen, "-- {short} is absent");
+                continue;
+            }
             let rows = format!(
                 "SELECT count(), groupBitXor(cityHash64(*)) FROM {}.{table} SETTINGS optimize_trivial_count_query = 0",
                 side.database
             );
-            let _ = write!(seen, "-- {short}\n{}", self.text(&rows).await);
+            let _ = write!(seen, "-- {short}\n{}", side.text(&rows).await);
             for (what, columns) in LISTINGS {
                 let query = format!(
                     "SELECT {columns} FROM system.{what} WHERE database = '{}' AND table = '{table}'{} ORDER BY ALL",
                     side.database,
                     if *what == "parts" || *what == "projection_parts" { " AND active" } else { "" }
                 );
-                let _ = write!(seen, "{what}:\n{}", self.text(&query).await);
+                let _ = write!(seen, "{what}:\n{}", side.text(&query).await);
             }
             let filtered = format!(
                 "SELECT k % 7, count(), sum(v), max(name) FROM {}.{table} WHERE k BETWEEN 10 AND 60 AND name > 'M' \
                  GROUP BY 1 ORDER BY 1",
                 side.database
             );
-            let _ = write!(seen, "filtered:\n{}", self.text(&filtered).await);
+            let _ = write!(seen, "filtered:\n{}", side.text(&filtered).await);
             let paths = format!(
                 "SELECT path FROM system.parts WHERE database = '{}' AND table = '{table}' AND active ORDER BY name",
                 side.database
             );
-            for path in self.text(&paths).await.lines() {
+            for path in side.text(&paths).await.lines() {
                 files(
                     Path::new(path),
                     Path::new(path).parent().and_then(Path::parent).expect("below a table"),
@@ -225,13 +275,21 @@ fn mask_places(seen: &str) -> String {
     masked
 }
 
-/// The statements, each with the error code that both sides may answer it with.
+async fn text(engine: &SqlClient, query: &str) -> String {
+    engine.query(query).await.unwrap_or_else(|error| panic!("{query}: {error}"))
+}
+
+const RESTART: &str = "restart";
+
+/// The statements, each with the error code that both sides may answer it with; [`RESTART`] is none.
 fn corpus() -> Vec<(String, Option<i32>)> {
     let mut statements = Vec::new();
     let (mut text, mut code) = (String::new(), None);
     for line in CORPUS.lines() {
         if let Some(allowed) = line.strip_prefix("--!") {
             code = Some(allowed.trim().parse().expect("an error code"));
+        } else if line.strip_prefix("--@").is_some_and(|order| order.trim() == RESTART) {
+            statements.push((RESTART.to_owned(), None));
         } else if !line.starts_with("--") {
             text.push_str(line);
             if let Some(statement) = text.trim().strip_suffix(';') {
@@ -245,16 +303,23 @@ fn corpus() -> Vec<(String, Option<i32>)> {
 
 async fn run_corpus(format: &str) {
     let rig = Rig::start().await;
-    rig.make_source().await;
+    rig.make_source(&rig.plain).await;
+    rig.make_source(&rig.over_mount).await;
     let (plain, mounted) = (rig.plain(format).await, rig.mounted(format).await);
     for (statement, allowed) in corpus() {
+        if statement == RESTART {
+            rig.restart(&plain, &mounted, format).await;
+            compare(&rig, RESTART, (&plain, &mounted), |_| true).await;
+            continue;
+        }
         for side in [&plain, &mounted] {
-            let outcome = rig.engine.execute(&side.statement(&statement)).await;
+            let outcome = side.engine.execute(&side.statement(&statement)).await;
             let failed = outcome.as_ref().err().map(|error| error.code().unwrap_or(-1));
             assert_eq!(
                 failed,
                 allowed,
-                "{format}, {}: {statement}: {outcome:?}\n{}",
+                "seed {}, {format}, {}: {statement}: {outcome:?}\n{}",
+                rig.seed,
                 side.database,
                 rig.warehouse.home.logs()
             );
@@ -301,23 +366,4 @@ async fn wide_parts_behave_as_on_a_plain_disk() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn compact_parts_behave_as_on_a_plain_disk() {
     run_corpus("min_bytes_for_wide_part = 1000000000, min_rows_for_wide_part = 1000000000").await;
-}
-
-/// The password of the engines' administrator, as an agent learns it: a node of a name of its own asks for its view.
-async fn admin_password(warehouse: &TestWarehouse) -> String {
-    let node = Node {
-        name: NodeName::new("observer").expect("a name"),
-        group: GroupName::new("bi").expect("a name"),
-        agent_address: "127.0.0.1:1".into(),
-        engine_http: "127.0.0.1:1".into(),
-        engine_native: "127.0.0.1:1".into(),
-        incarnation: Incarnation(0),
-        draining: false,
-    };
-    let url = format!("http://127.0.0.1:{}", warehouse.home.port_base);
-    let mut controller = ControllerClient::connect(url).await.expect("a controller");
-    let request = RegisterRequest { node_record: codec::encode(&node).into() };
-    let reply = controller.register(request).await.expect("registered").into_inner();
-    let view: NodeView = codec::decode(&reply.view_record).expect("a view");
-    view.engine_admin_password.expose().to_owned()
 }

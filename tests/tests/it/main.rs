@@ -11,6 +11,8 @@ mod examples;
 mod failover;
 mod object_faults;
 mod operations;
+mod readers;
+mod repacking;
 mod security;
 mod structure;
 mod uploads;

@@ -1,5 +1,6 @@
--- Every statement runs on the plain disk and on the mount; {t}, {u}, {p}, {x}, {d} are tables.
+-- Every statement runs on the plain disk and on the mount; {t}, {u}, {p}, {x}, {d} are tables, {renamed} a name without one.
 -- A line that starts with `--!` names what the statement after it may answer with instead: an error code, the same on both.
+-- `--@ restart` kills the engine over the mount, and attaches the plain tables again; all have their first definition then.
 
 -- Inserts: several parts, several partitions.
 INSERT INTO {t} SELECT * FROM source WHERE id < 1000 ORDER BY id;
@@ -10,6 +11,7 @@ INSERT INTO {u} SELECT * FROM source WHERE id >= 2000 AND id < 2600 ORDER BY id;
 INSERT INTO {d} SELECT * FROM source WHERE id < 100 ORDER BY id;
 INSERT INTO {d} SELECT * FROM source WHERE id < 100 ORDER BY id;
 INSERT INTO {d} SELECT * FROM source WHERE id >= 100 AND id < 200 ORDER BY id;
+SELECT throwIf(count() != 200) FROM {d};
 -- A statement that fails half-way leaves nothing.
 --! 395
 INSERT INTO {t} SELECT id, k, day, if(throwIf(id = 1990) = 0, name, ''), v, tags, n, m FROM source WHERE id >= 1900 AND id < 2000 ORDER BY id SETTINGS max_block_size = 10;
@@ -109,3 +111,59 @@ ALTER TABLE {x} REMOVE TTL;
 EXCHANGE TABLES {t} AND {u};
 INSERT INTO {u} SELECT * FROM source WHERE id >= 4000 AND id < 4100 ORDER BY id;
 EXCHANGE TABLES {t} AND {u};
+
+-- Names.
+RENAME TABLE {t} TO {renamed};
+INSERT INTO {renamed} SELECT * FROM source WHERE id >= 4100 AND id < 4150 ORDER BY id;
+ALTER TABLE {renamed} UPDATE v = v - 1 WHERE id % 3 = 1;
+OPTIMIZE TABLE {renamed} FINAL;
+RENAME TABLE {renamed} TO {t};
+RENAME TABLE {t} TO {renamed}, {u} TO {t}, {renamed} TO {u};
+RENAME TABLE {t} TO {renamed}, {u} TO {t}, {renamed} TO {u};
+DETACH TABLE {t};
+ATTACH TABLE {t};
+INSERT INTO {t} SELECT * FROM source WHERE id >= 4150 AND id < 4200 ORDER BY id;
+DROP TABLE {u};
+UNDROP TABLE {u};
+INSERT INTO {u} SELECT * FROM source WHERE id >= 4200 AND id < 4250 ORDER BY id;
+
+-- Moves by age: there is one disk, so they have nothing to do and must not do it.
+--! 479
+ALTER TABLE {x} MOVE PARTITION 202401 TO DISK '{disk}';
+ALTER TABLE {x} MODIFY TTL day + INTERVAL 1 DAY TO DISK '{disk}';
+INSERT INTO {x} SELECT * FROM source WHERE id >= 1500 AND id < 1600 ORDER BY id;
+OPTIMIZE TABLE {x} FINAL;
+--! 450
+ALTER TABLE {x} MODIFY TTL day + INTERVAL 1 DAY TO DISK 'elsewhere';
+ALTER TABLE {x} REMOVE TTL;
+
+-- What a restart must not change: parts, detached and frozen ones, masks, patches, the memory of what was inserted.
+INSERT INTO {p} SELECT * FROM source WHERE id >= 1700 AND id < 1900 ORDER BY id;
+UPDATE {p} SET name = 'before the restart' WHERE id % 6 = 1;
+DELETE FROM {t} WHERE id % 29 = 7;
+ALTER TABLE {t} DETACH PARTITION 202403;
+ALTER TABLE {t} FREEZE WITH NAME 'kept';
+--@ restart
+INSERT INTO {d} SELECT * FROM source WHERE id < 100 ORDER BY id;
+INSERT INTO {d} SELECT * FROM source WHERE id >= 100 AND id < 200 ORDER BY id;
+INSERT INTO {d} SELECT * FROM source WHERE id >= 200 AND id < 300 ORDER BY id;
+SELECT throwIf(count() != 300) FROM {d};
+ALTER TABLE {t} ATTACH PARTITION 202403;
+UPDATE {p} SET v = 0 WHERE id % 9 = 4;
+OPTIMIZE TABLE {p} FINAL;
+OPTIMIZE TABLE {t} FINAL;
+ALTER TABLE {t} UNFREEZE WITH NAME 'kept';
+ALTER TABLE {t} UPDATE v = v + 3 WHERE id % 4 = 1;
+--@ restart
+INSERT INTO {d} SELECT * FROM source WHERE id >= 200 AND id < 300 ORDER BY id;
+SELECT throwIf(count() != 300) FROM {d};
+OPTIMIZE TABLE {t} FINAL;
+
+-- Nothing is left, and begins again: block numbers too, after a restart.
+TRUNCATE TABLE {t};
+TRUNCATE TABLE {d};
+INSERT INTO {t} SELECT * FROM source WHERE id >= 4300 AND id < 4400 ORDER BY id;
+INSERT INTO {d} SELECT * FROM source WHERE id >= 200 AND id < 300 ORDER BY id;
+ALTER TABLE {t} DELETE WHERE 1;
+INSERT INTO {t} SELECT * FROM source WHERE id >= 4400 AND id < 4500 ORDER BY id;
+TRUNCATE TABLE {t};
