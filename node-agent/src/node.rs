@@ -1,6 +1,6 @@
 //! A node's life: check, register, mount, start the engine, serve; and the same backwards.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
@@ -292,6 +292,9 @@ async fn serve(args: &Args, parts: Parts) -> Result<(), NodeError> {
         refresh,
         applied,
         tasks: tasks.clone(),
+        config_error: String::new(),
+        refused: None,
+        read: HashMap::new(),
     };
     let mut engine = tokio::spawn(owner.run());
     let upload_stop = tasks.token();
@@ -398,5 +401,7 @@ fn engine_config(args: &Args, view: &NodeView) -> EngineConfig {
         }),
         disks_base: Some(args.mount.clone()),
         max_memory_bytes: args.engine_memory_bytes,
+        // The documents' part comes with the first pass.
+        access: moorhouse_engine::EngineAccess::default(),
     }
 }

@@ -11,10 +11,13 @@ use std::time::{Duration, Instant};
 use futures::StreamExt;
 use moorhouse_base::tasks::TaskGroup;
 use moorhouse_catalog::{BlobId, DdlSeq, Epoch, NodeView, ShardId, Table, TableId, TableShard};
-use moorhouse_engine::{Engine, EngineBinary, EngineConfig, EngineError, SqlClient, SqlError};
+use moorhouse_engine::{
+    Engine, EngineAccess, EngineBinary, EngineConfig, EngineError, EngineKind, SqlClient, SqlError, quote_string,
+};
 use moorhouse_proto::DescribeTableReply;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::access;
 use crate::describe;
 use crate::fs::error::FsError;
 use crate::fs::{Role, ShardFs};
@@ -64,7 +67,19 @@ pub enum Command {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Applied {
     pub revision: u64,
-    pub failures: Vec<(DdlSeq, String)>,
+    pub failures: Vec<Failure>,
+    /// Why the engine runs with an older configuration than the view's; empty: it does not.
+    pub config_error: String,
+}
+
+/// What of a view could not be applied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    pub seq: DdlSeq,
+    /// `None`: it is not about one shard.
+    pub shard: Option<ShardId>,
+    /// The engine's words.
+    pub error: String,
 }
 
 pub struct EngineOwner {
@@ -78,6 +93,20 @@ pub struct EngineOwner {
     pub applied: watch::Sender<Applied>,
     /// Ends this owner, and has what it runs beside itself.
     pub tasks: TaskGroup,
+    /// As in [`Applied`].
+    pub config_error: String,
+    /// A configuration with which the engine would not start, and why: not tried again.
+    pub refused: Option<(EngineAccess, String)>,
+    /// Which row filters the engine could read.
+    pub read: HashMap<String, bool>,
+}
+
+/// Why an engine is served no longer.
+enum Ended {
+    Stopped,
+    Gone,
+    /// It must start again with another configuration.
+    Reconfigured(Box<EngineConfig>),
 }
 
 /// Why a pass stopped half-way; the next one goes on.
@@ -129,16 +158,35 @@ impl EngineOwner {
     pub async fn run(mut self) -> Result<(), EngineError> {
         let mut wanted =
             Wanted { view: self.views.borrow_and_update().clone(), leaving: HashMap::new(), departed: HashMap::new() };
+        let mut config = self.config.clone();
+        let mut last_good = config.clone();
         loop {
             metrics::ENGINE_STARTS.inc();
-            let mut engine = Engine::start(&self.binary, &self.config).await?;
+            let mut engine = match Engine::start(&self.binary, &config).await {
+                Ok(engine) => engine,
+                Err(error) if config.access != last_good.access => {
+                    tracing::error!(%error, "the engine does not start with the new documents: it keeps those of before");
+                    let refused = std::mem::replace(&mut config, last_good.clone());
+                    self.refused = Some((refused.access, error.to_string()));
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             tracing::info!(pid = engine.pid(), "the engine answers");
+            last_good = config.clone();
             let mut present = Present::default();
-            let ended = self.serve(&mut engine, &mut present, &mut wanted).await;
-            if ended {
-                return engine.stop(limits::ENGINE_STOP).await;
+            match self.serve(&mut engine, &mut config, &mut present, &mut wanted).await {
+                Ended::Stopped => return engine.stop(limits::ENGINE_STOP).await,
+                Ended::Gone => tracing::error!("the engine ended by itself: starting it again"),
+                Ended::Reconfigured(new) => {
+                    tracing::info!("the engine starts again, with new documents");
+                    // Statements go elsewhere from here on.
+                    self.applied.send_replace(Applied::default());
+                    drain(engine.sql()).await;
+                    engine.stop(limits::ENGINE_STOP).await?;
+                    config = *new;
+                }
             }
-            tracing::error!("the engine ended by itself: starting it again");
             // It has applied nothing: until it has, no new statement is sent here.
             self.applied.send_replace(Applied::default());
             if let Err(error) = self.fs.flush_letting().await {
@@ -149,10 +197,18 @@ impl EngineOwner {
         }
     }
 
-    /// True when asked to stop, false when the engine is gone.
-    async fn serve(&mut self, engine: &mut Engine, present: &mut Present, wanted: &mut Wanted) -> bool {
+    async fn serve(
+        &mut self,
+        engine: &mut Engine,
+        config: &mut EngineConfig,
+        present: &mut Present,
+        wanted: &mut Wanted,
+    ) -> Ended {
         let sql = engine.sql().clone();
         let stop = self.tasks.token();
+        if let Some(new) = self.realign(engine, config, wanted).await {
+            return Ended::Reconfigured(Box::new(new));
+        }
         let mut again = self.pass(&sql, present, wanted).await;
         let mut refreshing: Option<oneshot::Receiver<()>> = None;
         loop {
@@ -160,12 +216,15 @@ impl EngineOwner {
             let retry = tokio::time::sleep(if soon { PASS_AGAIN } else { PASS_ANYWAY });
             tokio::select! {
                 biased;
-                () = stop.cancelled() => return true,
-                _ = engine.exited() => return false,
+                () = stop.cancelled() => return Ended::Stopped,
+                _ = engine.exited() => return Ended::Gone,
                 Some(command) = self.commands.recv() => again |= self.obey(command, &sql, present, wanted).await,
                 Ok(()) = self.views.changed() => {
                     let view = self.views.borrow_and_update().clone();
                     wanted.take(view);
+                    if let Some(new) = self.realign(engine, config, wanted).await {
+                        return Ended::Reconfigured(Box::new(new));
+                    }
                     again = self.pass(&sql, present, wanted).await;
                 }
                 _ = ended(&mut refreshing) => refreshing = None,
@@ -178,6 +237,54 @@ impl EngineOwner {
                 }
             }
         }
+    }
+
+    /// Users, rights and settings as the view says. Answers with the configuration that takes a new start.
+    async fn realign(
+        &mut self,
+        engine: &Engine,
+        config: &mut EngineConfig,
+        wanted: &Wanted,
+    ) -> Option<EngineConfig> {
+        let view = Arc::clone(&wanted.view);
+        let unreadable = self.read_filters(engine.sql(), &view).await;
+        let access = access::engine_access(&view, |rows| self.read.get(rows).copied().unwrap_or(false));
+        self.config_error = match &self.refused {
+            Some((refused, error)) if *refused == access => error.clone(),
+            _ => unreadable.map(|rows| format!("the row filter {rows:?} cannot be read: it shows no row")).unwrap_or_default(),
+        };
+        let is_refused = self.refused.as_ref().is_some_and(|(refused, _)| *refused == access);
+        if access == config.access || is_refused {
+            return None;
+        }
+        let new = EngineConfig { access, ..config.clone() };
+        if self.binary.kind() == EngineKind::Embedded {
+            return Some(new);
+        }
+        match engine.reload(&new).await {
+            Ok(()) => *config = new,
+            Err(error) => {
+                tracing::error!(%error, "the engine does not take the new documents");
+                self.config_error = error.to_string();
+                self.refused = Some((new.access, error.to_string()));
+            }
+        }
+        None
+    }
+
+    /// Asks the engine which row filters it can read; one that it cannot would keep it from starting. Answers with such a one.
+    async fn read_filters(&mut self, sql: &SqlClient, view: &NodeView) -> Option<String> {
+        for rows in access::expressions(view) {
+            if self.read.contains_key(rows) {
+                continue;
+            }
+            let statement = quote_string(&format!("SELECT ({rows})"));
+            match sql.query(&format!("SELECT isNull(formatQueryOrNull({statement}))")).await {
+                Ok(answer) => drop(self.read.insert(rows.to_owned(), answer.trim() == "0")),
+                Err(error) => tracing::warn!(%error, "a row filter was not looked at: it shows no row until then"),
+            }
+        }
+        access::expressions(view).into_iter().find(|rows| self.read.get(*rows) != Some(&true)).map(str::to_owned)
     }
 
     /// True if something is left to be tried again.
@@ -228,7 +335,8 @@ impl EngineOwner {
         let failed = outcome.is_err() || !failures.is_empty();
         if outcome.is_ok() {
             metrics::VIEWS_APPLIED.inc();
-            self.applied.send_replace(Applied { revision: view.revision.0, failures });
+            let config_error = self.config_error.clone();
+            self.applied.send_replace(Applied { revision: view.revision.0, failures, config_error });
         }
         failed
     }
@@ -239,7 +347,7 @@ impl EngineOwner {
         sql: &SqlClient,
         present: &mut Present,
         wanted: &mut Wanted,
-        failures: &mut Vec<(DdlSeq, String)>,
+        failures: &mut Vec<Failure>,
     ) -> Result<(), PassError> {
         self.fs.source.apply_view(view);
         self.drop_tables(view, sql, present).await?;
@@ -353,7 +461,7 @@ impl EngineOwner {
         mine: &BTreeMap<ShardId, Epoch>,
         sql: &SqlClient,
         present: &mut Present,
-        failures: &mut Vec<(DdlSeq, String)>,
+        failures: &mut Vec<Failure>,
     ) {
         let mount = self.mount.to_string_lossy();
         let pairs = view.tables.iter().flat_map(|table| mine.keys().map(move |shard| (table, *shard)));
@@ -376,7 +484,9 @@ impl EngineOwner {
                 Ok(()) => drop(present.attached.insert(ts, attached)),
                 // An earlier attempt had succeeded although its answer was lost.
                 Err(error) if error.code() == Some(TABLE_ALREADY_EXISTS) => drop(present.attached.insert(ts, attached)),
-                Err(error) => failures.push((ddl_seq, error.to_string())),
+                Err(error) => {
+                    failures.push(Failure { seq: ddl_seq, shard: Some(ts.shard), error: error.to_string() });
+                }
             }
         }
     }
@@ -386,7 +496,7 @@ impl EngineOwner {
         view: &NodeView,
         sql: &SqlClient,
         present: &mut Present,
-        failures: &mut Vec<(DdlSeq, String)>,
+        failures: &mut Vec<Failure>,
     ) {
         for table in view.tables.iter().filter(|t| !present.distributed.contains_key(&t.id)).collect::<Vec<_>>() {
             let mut outcome = Ok(());
@@ -399,7 +509,9 @@ impl EngineOwner {
                 Ok(()) => {
                     present.distributed.insert(table.id, (table.database.to_string(), table.name.to_string()));
                 }
-                Err(error) => failures.push((table.ddl_seq, error.to_string())),
+                Err(error) => {
+                    failures.push(Failure { seq: table.ddl_seq, shard: None, error: error.to_string() });
+                }
             }
         }
     }
@@ -511,6 +623,22 @@ impl Wanted {
             }
             !elsewhere.contains(shard)
         });
+    }
+}
+
+/// Waits, for a while, until no user's statement runs.
+async fn drain(sql: &SqlClient) {
+    let deadline = Instant::now() + limits::ENGINE_DRAIN;
+    let running = "SELECT count() FROM system.processes WHERE query_id != queryID() AND NOT startsWith(user, 'moorhouse')";
+    while Instant::now() < deadline {
+        match sql.query(running).await {
+            Ok(count) if count.trim() == "0" => return,
+            Ok(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            Err(error) => {
+                tracing::warn!(%error, "the engine does not say what runs: it is not waited for");
+                return;
+            }
+        }
     }
 }
 
