@@ -151,11 +151,7 @@ impl NodeAccess {
 }
 
 /// Whether the documents make sense together; the error names the document and the remedy, and no body.
-pub fn check(
-    documents: &Documents,
-    warehouse: &Warehouse,
-    groups: &BTreeMap<GroupName, Group>,
-) -> Result<(), String> {
+pub fn check(documents: &Documents, warehouse: &Warehouse, groups: &BTreeMap<GroupName, Group>) -> Result<(), String> {
     for (key, _) in present(documents) {
         let said = |problem: String| format!("{key}: {problem}");
         match key.kind {
@@ -264,7 +260,11 @@ fn check_engine(key: &DocumentKey, documents: &Documents, groups: &BTreeMap<Grou
     match key.name().strip_prefix("group/") {
         None if key.name() == FOR_ALL => {}
         Some(group) if is_group(group) => {}
-        _ => return Err(format!("an engine document is for {FOR_ALL:?}, or for \"group/NAME\" of a group that is there")),
+        _ => {
+            return Err(format!(
+                "an engine document is for {FOR_ALL:?}, or for \"group/NAME\" of a group that is there"
+            ));
+        }
     }
     let engine: EngineBody = body(documents, key)?;
     check_settings(&engine.profile)

@@ -12,9 +12,7 @@ use crate::ddl::DdlTask;
 use crate::documents::Document;
 use crate::ids::{Revision, Version};
 use crate::links::{ObjectLink, StoreForm};
-use crate::records::{
-    Assignment, Database, DdlStatement, DoomedObject, Group, LeavingTable, Node, Table, Warehouse,
-};
+use crate::records::{Assignment, Database, DdlStatement, DoomedObject, Group, LeavingTable, Node, Table, Warehouse};
 use crate::trust::{AuditRecord, JoinToken};
 use crate::views::{ClusterView, NodeView};
 

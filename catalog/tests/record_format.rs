@@ -111,8 +111,9 @@ fn tables() -> Vec<Entry> {
         (create, failed),
         (DdlStatement::DropTable { database: sales.clone(), name: orders, if_exists: true }, DdlOutcome::Done),
     ];
-    let task =
-        |(seq, (statement, outcome))| Entry::Ddl(DdlSeq(seq), Some(DdlTask { outcome, ..DdlTask::new(DdlSeq(seq), statement) }));
+    let task = |(seq, (statement, outcome))| {
+        Entry::Ddl(DdlSeq(seq), Some(DdlTask { outcome, ..DdlTask::new(DdlSeq(seq), statement) }))
+    };
     let mut entries = vec![
         Entry::Database(sales.clone(), Some(Database { name: sales })),
         Entry::Table(table.id, Some(Table { state: TableState::Creating, ..table.clone() })),
@@ -275,7 +276,8 @@ fn packed_records_are_written_and_read_as_ever() {
     let token = CommitToken::from_wire(&[7; 16]).expect("16 bytes");
     let (node, incarnation) = (NodeName::new("etl-0").expect("valid"), Incarnation(1));
     apply(Command::CommitParts(CommitParts { node, incarnation, epoch: Epoch(1), at: at(), change, token }));
-    let packed = |key: &str| ["layout/", "part/", "staged/", "inode/", "change/"].iter().any(|kind| key.starts_with(kind));
+    let packed =
+        |key: &str| ["layout/", "part/", "staged/", "inode/", "change/"].iter().any(|kind| key.starts_with(kind));
     let lines: Vec<String> =
         written.iter().filter(|(key, _)| packed(key)).map(|(key, value)| format!("{key} {}", hex(value))).collect();
     assert_eq!(

@@ -7,16 +7,15 @@ use moorhouse_base::tasks::TaskGroup;
 use moorhouse_catalog::backup;
 use moorhouse_catalog::state::Command;
 use moorhouse_catalog::store::{KeyValue, Store};
-use moorhouse_catalog::{
-    DdlSeq, GroupName, Location, NodeName, SqlName, Table, TableShard, TableStorage, Version,
-};
+use moorhouse_catalog::{DdlSeq, GroupName, Location, NodeName, SqlName, Table, TableShard, TableStorage, Version};
 use moorhouse_proto::admin_server::Admin;
 use moorhouse_proto::{
     BackupChunk, BackupMetaRequest, CheckMetaReply, CheckMetaRequest, CreateGroupReply, CreateGroupRequest,
-    DrainNodeRequest, FsckEvent, FsckRequest, GroupStatus, ListDdlReply, ListDdlRequest, ListMovesReply, ListMovesRequest, ListNodesReply,
-    ListNodesRequest, ListPartsReply, ListPartsRequest, ListShardsReply, ListShardsRequest, MoveProgress, NodeInfo,
-    PartInfo, RebalanceRequest, RemoveNodeReply, RemoveNodeRequest, SetTableReply, SetTableRequest, ShardInfo, ShowTableReply, ShowTableRequest,
-    StatusReply, StatusRequest, TableSetting, TableShardInfo,
+    DrainNodeRequest, FsckEvent, FsckRequest, GroupStatus, ListDdlReply, ListDdlRequest, ListMovesReply,
+    ListMovesRequest, ListNodesReply, ListNodesRequest, ListPartsReply, ListPartsRequest, ListShardsReply,
+    ListShardsRequest, MoveProgress, NodeInfo, PartInfo, RebalanceRequest, RemoveNodeReply, RemoveNodeRequest,
+    SetTableReply, SetTableRequest, ShardInfo, ShowTableReply, ShowTableRequest, StatusReply, StatusRequest,
+    TableSetting, TableShardInfo,
 };
 use moorhouse_security::Callers;
 use tokio::sync::mpsc;
@@ -155,7 +154,9 @@ impl Admin for AdminService {
         if tasks.is_empty()
             && let Some(seq) = only
         {
-            return Err(Status::not_found(format!("there is no DDL task {seq}, or it is forgotten: the newest are kept")));
+            return Err(Status::not_found(format!(
+                "there is no DDL task {seq}, or it is forgotten: the newest are kept"
+            )));
         }
         Ok(Response::new(ListDdlReply { tasks }))
     }

@@ -9,8 +9,8 @@ use futures::Stream;
 use moorhouse_base::tasks::TaskGroup;
 use moorhouse_catalog::state::{Catalog, Command, CommitParts, Reply};
 use moorhouse_catalog::{
-    CommitToken, DdlSeq, DdlStatement, DdlToken, Epoch, Incarnation, Node, NodeName, PartChange, Revision, ShardId, TableId,
-    TableShard, Version, codec,
+    CommitToken, DdlSeq, DdlStatement, DdlToken, Epoch, Incarnation, Node, NodeName, PartChange, Revision, ShardId,
+    TableId, TableShard, Version, codec,
 };
 use moorhouse_proto::controller_server::Controller;
 use moorhouse_proto::{
@@ -131,7 +131,8 @@ impl Controller for ControllerService {
         let SnapshotRequest { table, shard } = request.into_inner();
         let at = read_place(&table, shard)?;
         let pages = self.owner.read_shard(at, move |catalog, _| catalog.snapshot_pages(at, limits::PAGE_BYTES)).await?;
-        let pages = pages.and_then(Result::ok).ok_or_else(|| Status::not_found(format!("there is no table shard {at}")))?;
+        let pages =
+            pages.and_then(Result::ok).ok_or_else(|| Status::not_found(format!("there is no table shard {at}")))?;
         let pages = pages.into_iter().map(|page| Ok(SnapshotReply { snapshot_record: page.into() }));
         Ok(Response::new(Box::pin(tokio_stream::iter(pages))))
     }

@@ -1,8 +1,8 @@
 //! The gRPC service for `moorctl config` and `moorctl access`: documents in, and back again without their secrets.
 
+use moorhouse_base::secret::Secret;
 use moorhouse_catalog::state::{Catalog, Command};
 use moorhouse_catalog::{Document, DocumentChange, DocumentKey, DocumentKind, DocumentVersion, NodeName, Revision};
-use moorhouse_base::secret::Secret;
 use moorhouse_proto::documents_server::Documents;
 use moorhouse_proto::{
     DocumentInfo, DocumentPut, GetHistoryRequest, ListDocumentsReply, ListDocumentsRequest, PutDocumentsReply,
@@ -102,7 +102,8 @@ impl DocumentService {
 
     /// As one text for one content; the hidden hash is the one that the user has.
     fn with_hash(&self, key: &DocumentKey, body: &str) -> Result<Secret, Status> {
-        let invalid = |error: serde_json::Error| Status::invalid_argument(format!("{key}: the body is no JSON: {error}"));
+        let invalid =
+            |error: serde_json::Error| Status::invalid_argument(format!("{key}: the body is no JSON: {error}"));
         let mut value: serde_json::Value = serde_json::from_str(body).map_err(invalid)?;
         if value.get(HASH_FIELD).is_some_and(|hash| hash == HIDDEN) {
             let directory = self.owner.shown().directory;
@@ -137,9 +138,8 @@ impl DocumentService {
 
 /// Nodes that are up and behind, with what they have said about it.
 fn waiting(shown: &Published, revision: Revision) -> Vec<(NodeName, String)> {
-    let behind = shown.liveness.up().filter(|(node, live)| {
-        !shown.has_applied(node, revision) || !live.config_error.is_empty()
-    });
+    let behind =
+        shown.liveness.up().filter(|(node, live)| !shown.has_applied(node, revision) || !live.config_error.is_empty());
     behind.map(|(node, live)| (node.clone(), live.config_error.clone())).collect()
 }
 

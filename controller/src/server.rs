@@ -40,9 +40,9 @@ use crate::fsck::Fsck;
 use crate::limits;
 use crate::moves::Mover;
 use crate::owner::{self, Owner, OwnerEnd, OwnerLoop, OwnerSetup};
+use crate::reads::StoreReads;
 use crate::security::{Audit, EnrolmentService, Issuer, SecurityService};
 use crate::tally::Tallies;
-use crate::reads::StoreReads;
 use crate::{restore, sweeper};
 
 /// Why the controller did not start; one line, with the remedy. Exit code 2.
@@ -67,13 +67,15 @@ pub async fn start(config: &Config) -> Result<Running, StartError> {
     // Early, before others are asked; each is bound again in its turn.
     drop(bind("--listen", config.listen).await?);
     drop(bind("--metrics", config.metrics).await?);
-    let store = store::open_with(&config.store, &config.store_access).await.map_err(|error| StartError(error.to_string()))?;
+    let store =
+        store::open_with(&config.store, &config.store_access).await.map_err(|error| StartError(error.to_string()))?;
     start_on(config, store, Arc::new(SystemClock)).await
 }
 
 /// Puts a backup into the empty store that the configuration names. Answers with the number of records.
 pub async fn restore(config: &Config, file: &Path) -> Result<usize, StartError> {
-    let store = store::open_with(&config.store, &config.store_access).await.map_err(|error| StartError(error.to_string()))?;
+    let store =
+        store::open_with(&config.store, &config.store_access).await.map_err(|error| StartError(error.to_string()))?;
     restore::restore(file, &*store, config.leader_ttl).await.map_err(StartError)
 }
 
@@ -138,8 +140,14 @@ pub async fn lead(config: &Config, ground: Ground) -> Result<Leading, StartError
     let (catalog, leadership) = open_catalog(config, &store, leadership, &*clock).await?;
     claim(&objects, &catalog).await?;
 
-    let setup =
-        OwnerSetup { catalog, store: Arc::clone(&store), leadership, clock: Arc::clone(&clock), lease: config.lease, lists_bytes: config.lists_bytes };
+    let setup = OwnerSetup {
+        catalog,
+        store: Arc::clone(&store),
+        leadership,
+        clock: Arc::clone(&clock),
+        lease: config.lease,
+        lists_bytes: config.lists_bytes,
+    };
     let (owner_loop, owner) = OwnerLoop::new(setup);
     let tasks = TaskGroup::new();
     let (end, ended) = oneshot::channel();
@@ -229,7 +237,10 @@ async fn open_catalog(
 /// What an older build wrote is given the form in which part lists can be left in the store.
 async fn upgrade(catalog: Catalog, store: &dyn Store, leadership: &Leadership) -> Result<Catalog, String> {
     if let Some(StoreForm(newer)) = catalog.form().filter(|form| *form > StoreForm::NEWEST) {
-        return Err(format!("its form is {newer}, newer than this build's {}: upgrade this process", StoreForm::NEWEST.0));
+        return Err(format!(
+            "its form is {newer}, newer than this build's {}: upgrade this process",
+            StoreForm::NEWEST.0
+        ));
     }
     let bounds = *catalog.limits();
     let writes = owner::load_whole(store, bounds).await.map_err(|error| error.to_string())?.upgrade();

@@ -233,7 +233,16 @@ fn print_shown(table: &ShowTableReply, output: Output) -> Result<(), CtlError> {
     ];
     about.extend(table.settings.iter().map(|setting| (setting.name.clone(), setting.value.clone())));
     let mut shards = Listing::new(&[
-        "shard", "node", "epoch", "version", "parts", "covered", "rows", "bytes_staged", "bytes_stored", "loaded",
+        "shard",
+        "node",
+        "epoch",
+        "version",
+        "parts",
+        "covered",
+        "rows",
+        "bytes_staged",
+        "bytes_stored",
+        "loaded",
     ]);
     for shard in &table.shards {
         shards.push([

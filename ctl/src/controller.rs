@@ -8,8 +8,7 @@ use moorhouse_proto::security_client::SecurityClient;
 use moorhouse_proto::{
     DrainNodeRequest, FsckEvent, FsckRequest, ListMovesRequest, ListNodesRequest, ListPartsRequest, ListShardsRequest,
     MoveInfo, MoveProgress, NodeInfo, PartInfo, RebalanceRequest, RemoveNodeRequest, SetTableRequest, ShardInfo,
-    ShowTableReply, ShowTableRequest,
-    StatusReply, StatusRequest, TableSetting,
+    ShowTableReply, ShowTableRequest, StatusReply, StatusRequest, TableSetting,
 };
 use moorhouse_security::{Credentials, Dialer, Expected, TlsFlags};
 use tonic::transport::Channel;

@@ -34,7 +34,11 @@ fn rights_add_up_over_people_and_roles() {
     let all = [
         (DocumentKind::User, "ada", ada.as_str()),
         (DocumentKind::Role, "r1", r#"{"grants":[{"database":"sales","access":["insert"]}]}"#),
-        (DocumentKind::Role, "r2", r#"{"grants":[{"database":"sales","table":"t","access":["select"],"rows":"a = 1"}]}"#),
+        (
+            DocumentKind::Role,
+            "r2",
+            r#"{"grants":[{"database":"sales","table":"t","access":["select"],"rows":"a = 1"}]}"#,
+        ),
         (DocumentKind::People, "analysts", r#"{"members":["ada"],"roles":["r2"]}"#),
         (DocumentKind::Profile, "small", r#"{"max_threads":2,"use_query_cache":true}"#),
         (DocumentKind::Engine, "warehouse", r#"{"profile":{"max_block_size":1000,"max_threads":1}}"#),

@@ -9,6 +9,7 @@
 //! **Records** are below `PREFIX/data/`.
 
 mod journal;
+mod pieces;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -27,11 +28,8 @@ use crate::entry::Write;
 use crate::store::access::{Papers, StoreAccess};
 use crate::store::{KeyValue, Leadership, LeaseClock, Store, StoreError, end_of};
 use journal::{decode_piece, encode_piece};
+use pieces::split;
 
-/// etcd's default `--max-txn-ops` is 128; one is the counter's.
-const MAX_OPERATIONS: usize = 127;
-/// etcd's default `--max-request-bytes` is 1.5 MiB; the rest is for keys, framing and the compares.
-const MAX_BYTES: usize = 1_400_000;
 /// Records a page of a range scan: at most this many times the largest record must fit into an answer.
 const PAGE: i64 = 128;
 /// Pages grow while they stay small: a million parts would take very many round trips.
@@ -428,29 +426,7 @@ impl Store for EtcdStore {
     }
 
     async fn commit(&self, leadership: &Leadership, writes: Vec<Write>) -> Result<(), StoreError> {
-        let size = |write: &Write| match write {
-            Write::Put { key, value } => key.len() + value.len(),
-            Write::Delete { key } => key.len(),
-        };
-        if let Some(large) = writes.iter().find(|write| size(write) > MAX_BYTES) {
-            let (key, size) = (String::from_utf8_lossy(large.key()).into_owned(), size(large));
-            return Err(StoreError::Refused(format!("record {key:?} has {size} bytes, etcd takes {MAX_BYTES}")));
-        }
-        let mut pieces: Vec<Vec<Write>> = vec![Vec::new()];
-        let mut bytes = 0;
-        for write in writes {
-            let piece = pieces.last().map_or(0, Vec::len);
-            // Base64 in the journal, and the prefix before each key, cost some more than the write itself.
-            let cost = size(&write) + self.prefix.len() + 64;
-            if piece > 0 && (piece == MAX_OPERATIONS || bytes + cost > MAX_BYTES) {
-                pieces.push(Vec::new());
-                bytes = 0;
-            }
-            bytes += cost;
-            if let Some(piece) = pieces.last_mut() {
-                piece.push(write);
-            }
-        }
+        let mut pieces = split(writes, self.prefix.len())?;
         match pieces.len() {
             1 => self.transact(leadership, self.operations(pieces.remove(0))).await,
             _ => self.commit_in_pieces(leadership, pieces).await,

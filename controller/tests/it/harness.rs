@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use moorhouse_base::clock::{Clock, SystemClock};
-use moorhouse_catalog::store::{Store, StoreAccess};
 use moorhouse_catalog::store::memory::MemoryStore;
+use moorhouse_catalog::store::{Store, StoreAccess};
 use moorhouse_catalog::*;
 use moorhouse_controller::config::Config;
 use moorhouse_controller::server::{self, Running};
