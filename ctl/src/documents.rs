@@ -161,7 +161,9 @@ fn plan(file: &Value, now: &[DocumentInfo], prune: bool) -> Result<Vec<Step>, Ct
     let wrong = |problem: String| CtlError::bad_input(problem, "correct the file; docs/OPERATIONS.md shows one");
     let sections = file.as_object().ok_or_else(|| wrong("the file holds no sections".to_owned()))?;
     if let Some(unknown) = sections.keys().find(|name| !SECTIONS.iter().any(|(section, _)| section == name)) {
-        return Err(wrong(format!("there is no section {unknown:?}: there are profiles, quotas, roles, users, people")));
+        return Err(wrong(format!(
+            "there is no section {unknown:?}: there are profiles, quotas, roles, users, people"
+        )));
     }
     let known: BTreeMap<(&str, &str), &DocumentInfo> =
         now.iter().map(|found| ((found.kind.as_str(), found.name.as_str()), found)).collect();
@@ -325,7 +327,9 @@ mod tests {
             known("role", "reader", json!({"grants": [{"database": "d", "access": ["select"]}]})),
             known("engine", "warehouse", json!({})),
         ];
-        let file = yaml("users:\n  ada: {roles: [reader]}\nroles:\n  reader:\n  - {database: d, table: t, access: [select]}\n");
+        let file = yaml(
+            "users:\n  ada: {roles: [reader]}\nroles:\n  reader:\n  - {database: d, table: t, access: [select]}\n",
+        );
         let signs = |prune| -> Vec<String> {
             let steps = plan(&file, &now, prune).expect("a plan");
             steps.iter().map(|s| format!("{} {} {}", s.sign, s.change.name, s.change.from_version)).collect()

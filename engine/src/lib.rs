@@ -13,7 +13,8 @@ pub mod sql;
 
 pub use binary::{EngineBinary, EngineChoice, EngineVersion};
 pub use config::{
-    Admin, ClusterConfig, ClusterShard, EngineAccess, EngineConfig, EngineKind, GrantedUser, QuotaLimits, RowFilter, SqlUser,
+    Admin, ClusterConfig, ClusterShard, EngineAccess, EngineConfig, EngineKind, GrantedUser, QuotaLimits, RowFilter,
+    SqlUser,
 };
 pub use error::EngineError;
 pub use process::Engine;

@@ -87,7 +87,7 @@ impl Controller {
                 Err(status) => status,
             };
             // Nobody has the statement as far as we know: its user need not wait as for one that runs.
-            if !taken && (!may_pass(&status) || Instant::now() >= reachable_by) {
+            if is_final(&status) || (!taken && Instant::now() >= reachable_by) {
                 return Err(refusal(&status));
             }
             tracing::info!(%status, taken, "asking again what became of a definition");
@@ -149,11 +149,30 @@ impl Asker {
     }
 }
 
+/// Asked again, it would be refused again.
+fn is_final(status: &Status) -> bool {
+    matches!(
+        status.code(),
+        GrpcCode::InvalidArgument
+            | GrpcCode::NotFound
+            | GrpcCode::AlreadyExists
+            | GrpcCode::PermissionDenied
+            | GrpcCode::ResourceExhausted
+            | GrpcCode::FailedPrecondition
+            | GrpcCode::Unimplemented
+            | GrpcCode::Unauthenticated
+    )
+}
+
 /// Another try, or another controller, may do better.
 fn may_pass(status: &Status) -> bool {
     matches!(
         status.code(),
-        GrpcCode::Unavailable | GrpcCode::DeadlineExceeded | GrpcCode::Cancelled | GrpcCode::Aborted | GrpcCode::Unknown
+        GrpcCode::Unavailable
+            | GrpcCode::DeadlineExceeded
+            | GrpcCode::Cancelled
+            | GrpcCode::Aborted
+            | GrpcCode::Unknown
     )
 }
 

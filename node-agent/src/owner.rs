@@ -240,18 +240,15 @@ impl EngineOwner {
     }
 
     /// Users, rights and settings as the view says. Answers with the configuration that takes a new start.
-    async fn realign(
-        &mut self,
-        engine: &Engine,
-        config: &mut EngineConfig,
-        wanted: &Wanted,
-    ) -> Option<EngineConfig> {
+    async fn realign(&mut self, engine: &Engine, config: &mut EngineConfig, wanted: &Wanted) -> Option<EngineConfig> {
         let view = Arc::clone(&wanted.view);
         let unreadable = self.read_filters(engine.sql(), &view).await;
         let access = access::engine_access(&view, |rows| self.read.get(rows).copied().unwrap_or(false));
         self.config_error = match &self.refused {
             Some((refused, error)) if *refused == access => error.clone(),
-            _ => unreadable.map(|rows| format!("the row filter {rows:?} cannot be read: it shows no row")).unwrap_or_default(),
+            _ => unreadable
+                .map(|rows| format!("the row filter {rows:?} cannot be read: it shows no row"))
+                .unwrap_or_default(),
         };
         let is_refused = self.refused.as_ref().is_some_and(|(refused, _)| *refused == access);
         if access == config.access || is_refused {
@@ -629,7 +626,8 @@ impl Wanted {
 /// Waits, for a while, until no user's statement runs.
 async fn drain(sql: &SqlClient) {
     let deadline = Instant::now() + limits::ENGINE_DRAIN;
-    let running = "SELECT count() FROM system.processes WHERE query_id != queryID() AND NOT startsWith(user, 'moorhouse')";
+    let running =
+        "SELECT count() FROM system.processes WHERE query_id != queryID() AND NOT startsWith(user, 'moorhouse')";
     while Instant::now() < deadline {
         match sql.query(running).await {
             Ok(count) if count.trim() == "0" => return,

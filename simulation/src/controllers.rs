@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use moorhouse_catalog::{
-    DdlSeq, DdlStatement, DdlToken, Epoch, Incarnation, Node, NodeName, NodeView, PartChange, TableShard, TableShardSnapshot, Version,
-    codec,
+    DdlSeq, DdlStatement, DdlToken, Epoch, Incarnation, Node, NodeName, NodeView, PartChange, TableShard,
+    TableShardSnapshot, Version, codec,
 };
 use moorhouse_controller::agents::AgentChannel;
 use moorhouse_proto as wire;

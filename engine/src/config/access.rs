@@ -57,10 +57,12 @@ impl EngineAccess {
     pub(super) fn mistakes(&self) -> Vec<String> {
         let mut mistakes = Vec::new();
         let settings = self.users.iter().flat_map(|user| user.settings.keys()).chain(self.settings.keys());
-        mistakes.extend(settings.filter(|name| !is_element_name(name)).map(|name| format!("setting {name:?}: no name")));
+        mistakes
+            .extend(settings.filter(|name| !is_element_name(name)).map(|name| format!("setting {name:?}: no name")));
         for filter in self.users.iter().flat_map(|user| &user.filters) {
             if !is_element_name(&filter.database) || !is_element_name(&filter.table) {
-                mistakes.push(format!("row filter on {}.{}: no such table can have one", filter.database, filter.table));
+                mistakes
+                    .push(format!("row filter on {}.{}: no such table can have one", filter.database, filter.table));
             }
         }
         mistakes

@@ -57,21 +57,31 @@ async fn documents_become_rights_and_settings_on_every_engine() {
         let ada = client(&warehouse, group, "ada", "hush");
         let count = ada.query("SELECT count(), min(region), max(region) FROM (SELECT region FROM sales.orders)").await;
         assert_eq!(count.expect("permitted").trim(), "25\teu\teu", "group {group}");
-        for forbidden in ["SELECT price FROM sales.orders", "SELECT * FROM sales.secrets", "INSERT INTO sales.orders VALUES (1, 'eu', 1)"] {
+        for forbidden in [
+            "SELECT price FROM sales.orders",
+            "SELECT * FROM sales.secrets",
+            "INSERT INTO sales.orders VALUES (1, 'eu', 1)",
+        ] {
             let error = ada.query(forbidden).await.expect_err(forbidden);
             assert_eq!(error.code(), Some(497), "{forbidden}: {error}");
         }
         // Around the Distributed table there is no way either.
-        let physical = admin.query("SELECT concat(database, '.', name) FROM system.tables WHERE name LIKE 'orders_%' LIMIT 1").await;
+        let physical = admin
+            .query("SELECT concat(database, '.', name) FROM system.tables WHERE name LIKE 'orders_%' LIMIT 1")
+            .await;
         let physical = physical.expect("answers").trim().to_owned();
         let rows = ada.query(&format!("SELECT DISTINCT region FROM {physical}")).await;
-        assert!(rows.as_deref().map_or(true, |rows| rows.trim() == "eu" || rows.trim().is_empty()), "{physical}: {rows:?}");
+        assert!(
+            rows.as_deref().map_or(true, |rows| rows.trim() == "eu" || rows.trim().is_empty()),
+            "{physical}: {rows:?}"
+        );
         let setting = ada.query("SELECT getSetting('max_result_rows')").await.expect("answers");
         assert_eq!(setting.trim(), "1000");
         assert!(client(&warehouse, group, "ada", "wrong").query("SELECT 1").await.is_err());
         let eve = client(&warehouse, group, "eve", "evil").query("SELECT count() FROM sales.orders").await;
         assert_eq!(eve.expect_err("no grant").code(), Some(497));
-        let all = client(&warehouse, group, "admin", &warehouse.password).query("SELECT count() FROM sales.orders").await;
+        let all =
+            client(&warehouse, group, "admin", &warehouse.password).query("SELECT count() FROM sales.orders").await;
         assert_eq!(all.expect("answers").trim(), "100", "others see every row");
     }
 
@@ -84,7 +94,8 @@ async fn documents_become_rights_and_settings_on_every_engine() {
     configuration_has_versions(&warehouse).await;
 
     // What the file does not name is revoked with --prune.
-    let less = policy.replace("people:\n  analysts: {members: [ada], roles: [reader]}\n", "").replace("  eve:", "  mallory:");
+    let less =
+        policy.replace("people:\n  analysts: {members: [ada], roles: [reader]}\n", "").replace("  eve:", "  mallory:");
     let file = write(&warehouse, "less.yaml", &less);
     warehouse.home.run(&["access", "apply", "-f", &file, "--prune"]);
     assert_eq!(ada.query("SELECT id FROM sales.orders").await.expect_err("revoked").code(), Some(497));

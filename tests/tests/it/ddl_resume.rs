@@ -43,7 +43,11 @@ impl Scene {
         let running = tokio::spawn(async move { client.execute(&words).await });
         let deadline = Instant::now() + PATIENCE;
         while self.is_alive() {
-            assert!(Instant::now() < deadline && !running.is_finished(), "{step} is never reached{}", self.warehouse.home.logs());
+            assert!(
+                Instant::now() < deadline && !running.is_finished(),
+                "{step} is never reached{}",
+                self.warehouse.home.logs()
+            );
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         self.restart(&[]);
