@@ -88,6 +88,40 @@ async fn lists_come_and_go_and_nobody_notices() {
 }
 
 #[tokio::test]
+async fn lists_that_are_needed_together_find_room() {
+    let cluster = tiny_cluster().await;
+    let a = cluster.node("a", "etl").await;
+    cluster.create_table("t").await.expect("made");
+    let table = table_of(&a, "t").await;
+    let at = |shard| TableShard { table, shard: ShardId(shard) };
+    // Of no table shard, so that the lists of all who refer to it tell when it goes.
+    let shared = ObjectKey::new("shared/x").expect("valid");
+    let part = |name: &str| {
+        let mut part = staged_part(name, BlobId::random(), "a");
+        part.files[0].location = Location::Stored { object: shared.clone(), offset: 0, crc32c: 7 };
+        part
+    };
+    let commit = async |shard, change| {
+        let committed = tokio::time::timeout(WAIT, a.commit(&cluster, at(shard), a.epoch(shard), change)).await;
+        committed.expect("it does not wait for ever").expect("commits");
+    };
+    for name in ["all_1_1_0", "all_2_2_0"] {
+        for shard in 0..4 {
+            commit(shard, PartChange { added: vec![part(name)], ..PartChange::default() }).await;
+        }
+    }
+    let doomed = async || cluster.store.range(b"doomed/").await.expect("answers").len();
+    for name in ["all_1_1_0", "all_2_2_0"] {
+        for shard in 0..4 {
+            assert_eq!(doomed().await, 0);
+            let removed = vec![PartPath::new(name).expect("valid")];
+            commit(shard, PartChange { removed, ..PartChange::default() }).await;
+        }
+    }
+    assert_eq!(doomed().await, 1, "the last reference has gone");
+}
+
+#[tokio::test]
 async fn a_large_table_is_dropped_while_others_go_on() {
     let cluster = Cluster::start().await;
     let a = cluster.node("a", "etl").await;
