@@ -24,6 +24,9 @@ impl Scene {
 
     fn restart(&self, environment: &[(&str, &str)]) {
         for arguments in [["dev", "kill", "controller"], ["dev", "start", "controller"]] {
+            if arguments[1] == "kill" && !self.is_alive() {
+                continue;
+            }
             let done = output(self.warehouse.home.moorctl(&arguments).envs(environment.iter().copied()));
             let started = done.status.success() || !environment.is_empty();
             assert!(started, "{arguments:?}: {}{}", stderr(&done), self.warehouse.home.logs());
