@@ -6,7 +6,7 @@ SEEDS ?= 10000
 FROM ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-tests build check test simulate demo bench bench-fs bench-gateway clean
+.PHONY: help setup setup-tests build check test simulate demo bench bench-fs bench-controller bench-gateway clean
 
 help: ## Lists these commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -38,11 +38,15 @@ bench-gateway: setup ## What the gateway costs, into target/bench/gateway.json; 
 demo: setup build ## Runs the whole system on TPC-H; KEEP=1 leaves it running
 	target/debug/moorhouse-demo $(if $(KEEP),--keep) $(DEMO_ARGS)
 
-bench: bench-fs ## Measures everything
+bench: bench-fs bench-controller ## Measures everything
 
 bench-fs: setup-tests ## Measures the shard file system; writes target/bench/fs.json (BENCH_ARGS=--quick: a smoke run)
 	cargo build --release --bins
 	target/release/moorhouse-bench fs $(BENCH_ARGS)
+
+bench-controller: setup-tests ## Measures the controller on etcd; writes target/bench/controller.json (BENCH_ARGS=--quick: a smoke run)
+	cargo build --release -p moorhouse-controller -p moorhouse-bench
+	target/release/moorhouse-bench controller $(BENCH_ARGS)
 
 clean: ## Removes what was built
 	cargo clean

@@ -15,6 +15,8 @@ pub struct Args {
 pub enum Command {
     /// The shard file system against a local disk and ClickHouse's own s3 disk
     Fs(FsArgs),
+    /// The metadata controller on a real etcd, against plain puts to it
+    Controller(ControllerArgs),
 }
 
 #[derive(Debug, Clone, clap::Args)]
@@ -36,5 +38,21 @@ pub struct FsArgs {
     pub out: PathBuf,
     /// Where everything is started; on the disk that is measured
     #[arg(long, default_value = "target/bench/scratch")]
+    pub scratch: PathBuf,
+}
+
+#[derive(Debug, Clone, clap::Args)]
+pub struct ControllerArgs {
+    /// A smoke run of under a minute: its figures say only that everything can be measured
+    #[arg(long)]
+    pub quick: bool,
+    /// Only these figures, separated by commas
+    #[arg(long, value_delimiter = ',')]
+    pub only: Vec<String>,
+    /// Where the report goes
+    #[arg(long, default_value = "target/bench/controller.json")]
+    pub out: PathBuf,
+    /// Where etcd and the controllers are started; on the disk that is measured
+    #[arg(long, default_value = "target/bench/scratch-controller")]
     pub scratch: PathBuf,
 }

@@ -22,9 +22,20 @@ pub enum Unit {
     Count,
     Milliseconds,
     Mebibytes,
+    Bytes,
+    PerSecond,
+    /// How many times as fast as the other.
+    Speed,
 }
 
-/// One thing to measure. A goal is the largest value that is good.
+impl Unit {
+    /// Of the others, less is better.
+    fn is_more_better(self) -> bool {
+        matches!(self, Self::PerSecond | Self::Speed)
+    }
+}
+
+/// One thing to measure. A goal is the largest value that is good; the smallest, where more is better.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Figure {
     pub name: &'static str,
@@ -34,7 +45,7 @@ pub struct Figure {
 
 impl Figure {
     fn is_met(&self, median: f64) -> Option<bool> {
-        self.goal.map(|goal| median <= goal)
+        self.goal.map(|goal| if self.unit.is_more_better() { median >= goal } else { median <= goal })
     }
 }
 
@@ -173,7 +184,8 @@ impl Recorder {
         table.load_style(UTF8_FULL_CONDENSED);
         table.set_header(["figure", "goal", "median", "min … max", "rounds", "", "sides (medians)"]);
         for figure in self.figures {
-            let goal = figure.goal.map_or(String::new(), |goal| format!("≤ {}", number(goal)));
+            let sign = if figure.unit.is_more_better() { '≥' } else { '≤' };
+            let goal = figure.goal.map_or(String::new(), |goal| format!("{sign} {}", number(goal)));
             if let Some(m) = self.measured.iter().find(|measured| measured.figure.name == figure.name) {
                 let verdict = match m.met {
                     Some(true) => "pass",
@@ -218,10 +230,12 @@ impl Recorder {
 fn with_unit(value: f64, unit: Unit) -> String {
     let number = number(value);
     match unit {
-        Unit::Ratio => format!("×{number}"),
+        Unit::Ratio | Unit::Speed => format!("×{number}"),
         Unit::Count => number,
         Unit::Milliseconds => format!("{number} ms"),
         Unit::Mebibytes => format!("{number} MiB"),
+        Unit::Bytes => format!("{number} B"),
+        Unit::PerSecond => format!("{number}/s"),
     }
 }
 

@@ -48,6 +48,7 @@ impl Rivals {
             cluster: None,
             disks_base: None,
             max_memory_bytes: None,
+            access: moorhouse_engine::EngineAccess::default(),
         };
         let binary = EngineBinary::find(&EngineChoice::Auto)?;
         let engine = Engine::start(&binary, &config).await?;

@@ -8,10 +8,11 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::ddl::DdlTask;
+use crate::documents::Document;
 use crate::ids::{Revision, Version};
-use crate::records::{
-    Assignment, Database, DdlStatement, DdlTask, DoomedObject, Group, LeavingTable, Node, Table, Warehouse,
-};
+use crate::links::{ObjectLink, StoreForm};
+use crate::records::{Assignment, Database, DdlStatement, DoomedObject, Group, LeavingTable, Node, Table, Warehouse};
 use crate::trust::{AuditRecord, JoinToken};
 use crate::views::{ClusterView, NodeView};
 
@@ -76,9 +77,12 @@ json_records!(
     DoomedObject,
     LeavingTable,
     JoinToken,
+    Document,
     AuditRecord,
     Version,
     Revision,
+    StoreForm,
+    ObjectLink,
     NodeView,
     ClusterView,
 );

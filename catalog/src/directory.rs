@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::access;
+use crate::documents::{Document, DocumentKey};
 use crate::ids::{DdlSeq, GroupName, NodeName, Revision, ShardId, SqlName, TableId};
 use crate::records::{Assignment, Database, Group, Node, Table, TableState, Warehouse};
 use crate::views::{AssignmentView, ClusterView, GroupView, NodeEndpoint, NodeView, TableView};
@@ -15,6 +17,8 @@ pub struct Directory {
     pub assignments: BTreeMap<(GroupName, ShardId), Assignment>,
     pub databases: BTreeMap<SqlName, Database>,
     pub tables: BTreeMap<TableId, Table>,
+    /// The newest version of each, removed ones included.
+    pub documents: BTreeMap<DocumentKey, Document>,
     /// The newest task of the DDL queue. Derived from the queue, not stored by itself.
     pub ddl_seq: DdlSeq,
 }
@@ -29,6 +33,7 @@ impl Directory {
             assignments: BTreeMap::new(),
             databases: BTreeMap::new(),
             tables: BTreeMap::new(),
+            documents: BTreeMap::new(),
             ddl_seq: DdlSeq(0),
         }
     }
@@ -76,6 +81,7 @@ impl Directory {
             databases: self.databases.values().cloned().collect(),
             tables: self.tables.values().cloned().collect(),
             ddl_seq: self.ddl_seq,
+            access: access::resolve(&self.documents, &group),
             group,
         })
     }

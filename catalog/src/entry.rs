@@ -8,12 +8,15 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use crate::codec::{self, CodecError, Record};
+use crate::ddl::DdlTask;
+use crate::documents::{Document, DocumentKey, DocumentKind, DocumentVersion};
 use crate::ids::{
     DdlSeq, FilePath, GroupName, InvalidId, NodeName, ObjectKey, PartPath, Revision, ShardId, SqlName, TableId,
     TableShard, Version,
 };
+use crate::links::{ObjectLink, StoreForm};
 use crate::packed::{ChangelogEntry, Layout, LayoutNumber, Layouts, PackedPart};
-use crate::records::{Assignment, Database, DdlTask, DoomedObject, Group, Inode, LeavingTable, Node, Table, Warehouse};
+use crate::records::{Assignment, Database, DoomedObject, Group, Inode, LeavingTable, Node, Table, Warehouse};
 use crate::trust::{AuditRecord, AuditSeq, JoinToken, TokenHash};
 
 /// One write for a store.
@@ -51,6 +54,10 @@ pub enum Entry {
     Doomed(ObjectKey, Option<DoomedObject>),
     Token(TokenHash, Option<JoinToken>),
     Audit(AuditSeq, Option<AuditRecord>),
+    Document(DocumentKey, DocumentVersion, Option<Document>),
+    Form(Option<StoreForm>),
+    /// There, or not.
+    Link(ObjectLink, bool),
 }
 
 /// Why a stored record cannot be read. The catalog is never loaded without it.
@@ -78,12 +85,22 @@ impl Entry {
             Self::Layout(table, number, _) => format!("layout/{table}/{:04}", number.0),
             Self::Ddl(seq, _) => format!("ddl/{:020}", seq.0),
             Self::Version(at, _) => format!("version/{}", place(at)),
+            // Staged parts are always in a leader's memory: apart, so that the others need not be read.
+            Self::Part(at, path, Some(part)) if part.is_staged() => format!("staged/{}/{path}", place(at)),
             Self::Part(at, path, _) => format!("part/{}/{path}", place(at)),
             Self::Inode(at, path, _) => format!("inode/{}/{path}", place(at)),
             Self::Change(at, version, _) => format!("change/{}/{:020}", place(at), version.0),
             Self::Doomed(object, _) => format!("doomed/{object}"),
             Self::Token(hash, _) => format!("token/{hash}"),
             Self::Audit(seq, _) => format!("audit/{:020}", seq.0),
+            Self::Document(key, version, _) => {
+                format!("document/{}/{:020}/{}", key.kind.as_str(), version.0, key.name())
+            }
+            Self::Form(_) => "form".to_owned(),
+            Self::Link(ObjectLink { home, user }, _) => {
+                let home = home.map_or_else(|| "-".to_owned(), |home| place(&home));
+                format!("link/{home}/{}", place(user))
+            }
         }
         .into_bytes()
     }
@@ -108,14 +125,19 @@ impl Entry {
             Self::Doomed(_, record) => record.as_ref().map(codec::encode),
             Self::Token(_, record) => record.as_ref().map(codec::encode),
             Self::Audit(_, record) => record.as_ref().map(codec::encode),
+            Self::Document(_, _, record) => record.as_ref().map(codec::encode),
+            Self::Form(form) => form.as_ref().map(codec::encode),
+            Self::Link(link, there) => there.then(|| codec::encode(link)),
         }
     }
 
-    pub fn write(&self) -> Write {
-        let key = self.key();
+    /// What a store must do to have this instead of `before`. A part that is stored from now on lies elsewhere.
+    pub fn writes(&self, before: &Self) -> Vec<Write> {
+        let (key, old) = (self.key(), before.key());
         match self.value() {
-            Some(value) => Write::Put { key, value },
-            None => Write::Delete { key },
+            Some(value) if key == old || before.value().is_none() => vec![Write::Put { key, value }],
+            Some(value) => vec![Write::Delete { key: old }, Write::Put { key, value }],
+            None => vec![Write::Delete { key: old }],
         }
     }
 
@@ -148,7 +170,7 @@ impl Entry {
             }
             "ddl" => Self::Ddl(DdlSeq(rest.parse().map_err(|_| unknown())?), record(&text, value)?),
             "version" => Self::Version(read_place(rest).ok_or_else(unknown)?.0, record(&text, value)?),
-            "part" => {
+            "part" | "staged" => {
                 let (at, path) = read_place(rest).ok_or_else(unknown)?;
                 let path = PartPath::new(path).map_err(bad_key)?;
                 let part = PackedPart::read(at, &path, value, |number| layouts.get(at.table, number));
@@ -164,7 +186,20 @@ impl Entry {
                 Self::Change(at, version, record(&text, value)?.map(Arc::new))
             }
             "token" => Self::Token(TokenHash::new(rest).ok_or_else(unknown)?, record(&text, value)?),
+            "form" => Self::Form(record(&text, value)?),
+            "link" => {
+                let link: Option<ObjectLink> = record(&text, value)?;
+                let entry = Self::Link(link.ok_or_else(unknown)?, true);
+                if entry.key() != key {
+                    return Err(bad_record(CodecError::Damaged("it is of another key".to_owned())));
+                }
+                entry
+            }
             "audit" => Self::Audit(AuditSeq(rest.parse().map_err(|_| unknown())?), record(&text, value)?),
+            "document" => {
+                let (key, version) = read_document(rest).ok_or_else(unknown)?;
+                Self::Document(key, version, record(&text, value)?)
+            }
             "doomed" => Self::Doomed(ObjectKey::new(rest).map_err(bad_key)?, record(&text, value)?),
             _ => return Err(unknown()),
         })
@@ -173,6 +208,14 @@ impl Entry {
 
 fn place(at: &TableShard) -> String {
     format!("{}/{:04}", at.table, at.shard.0)
+}
+
+/// KIND/VERSION/NAME.
+fn read_document(rest: &str) -> Option<(DocumentKey, DocumentVersion)> {
+    let mut fields = rest.splitn(3, '/');
+    let kind = DocumentKind::read(fields.next()?)?;
+    let version = DocumentVersion(fields.next()?.parse().ok()?);
+    Some((DocumentKey::new(kind, fields.next()?)?, version))
 }
 
 /// The table shard at the start of a key, and what follows it.

@@ -171,6 +171,9 @@ uuid_id!(
     /// a cache. Hard links share it.
     BlobId, "blob id");
 uuid_id!(
+    /// Names one request of DDL: its repetition gets the outcome of the same task.
+    DdlToken, "DDL token");
+uuid_id!(
     /// A warehouse, for ever.
     WarehouseId, "warehouse id");
 
@@ -194,6 +197,11 @@ impl BlobId {
         });
         let (head, next) = &*START;
         Self(Uuid::from_u64_pair(*head, next.fetch_add(1, Ordering::Relaxed)))
+    }
+}
+impl DdlToken {
+    pub fn random() -> Self {
+        Self(Uuid::new_v4())
     }
 }
 impl WarehouseId {

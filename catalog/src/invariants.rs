@@ -5,8 +5,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::ddl::DdlStep;
 use crate::entry::Entry;
 use crate::ids::{ObjectKey, PartPath, TableShard, Version};
+use crate::links::ObjectLink;
+use crate::minted;
 use crate::parts::{self, PartInfo};
 use crate::records::{Location, Manifest};
 use crate::state::{Catalog, Shard};
@@ -30,6 +33,7 @@ pub fn check_touched(catalog: &Catalog, before: &[Entry], after: &[Entry]) -> Ch
         revision_never_goes_back(old, new)?;
         token_is_used_once(old, new)?;
         audit_outcome_is_final(old, new)?;
+        ddl_task_goes_forward(old, new)?;
         match new {
             Entry::Part(at, path, part) => {
                 let partitions = shards.entry(*at).or_default();
@@ -38,6 +42,7 @@ pub fn check_touched(catalog: &Catalog, before: &[Entry], after: &[Entry]) -> Ch
                     let part = part.open(*at, path);
                     staged_on_known_node(catalog, *at, &part)?;
                     stored_is_not_doomed(catalog, *at, &part)?;
+                    foreign_object_is_linked(catalog, *at, &part)?;
                 }
                 dropped_table_leaves_no_part(catalog, *at, path)?;
             }
@@ -50,6 +55,7 @@ pub fn check_touched(catalog: &Catalog, before: &[Entry], after: &[Entry]) -> Ch
                 hold("layout_lives_as_long_as_its_table", !known, || format!("table {table}"))?;
             }
             Entry::Inode(at, ..) | Entry::Change(at, ..) => drop(shards.entry(*at).or_default()),
+            Entry::Link(link, false) => unused_link_goes(catalog, *link)?,
             Entry::Doomed(object, Some(_)) => doomed_is_not_referenced(catalog, object)?,
             Entry::Node(name, None) => removed_node_is_not_used(catalog, name)?,
             Entry::Assignment(group, shard, Some(a)) => {
@@ -60,6 +66,7 @@ pub fn check_touched(catalog: &Catalog, before: &[Entry], after: &[Entry]) -> Ch
         }
     }
     for (at, partitions) in shards {
+        changed_list_is_loaded(catalog, at)?;
         if let Some(shard) = catalog.live_shard(at) {
             changelog_has_no_gap(at, shard)?;
             for partition in partitions {
@@ -106,6 +113,7 @@ fn shard_violations(catalog: &Catalog, at: TableShard, shard: &Shard) -> Vec<Vio
     for part in shard.manifests(at) {
         checks.push(dropped_table_leaves_no_part(catalog, at, &part.part));
         checks.push(staged_on_known_node(catalog, at, &part));
+        checks.push(foreign_object_is_linked(catalog, at, &part));
         checks.push(stored_is_not_doomed(catalog, at, &part));
     }
     checks.into_iter().filter_map(Result::err).collect()
@@ -153,6 +161,13 @@ fn token_is_used_once(before: &Entry, after: &Entry) -> Check {
     hold("token_is_used_once", forward, || format!("{old:?} becomes {new:?}"))
 }
 
+fn ddl_task_goes_forward(before: &Entry, after: &Entry) -> Check {
+    let (Entry::Ddl(_, Some(old)), Entry::Ddl(_, Some(new))) = (before, after) else { return Ok(()) };
+    let same = (&old.statement, old.token) == (&new.statement, new.token);
+    let forward = old.is_running() && (old.step == new.step || old.step == DdlStep::Queued);
+    hold("ddl_task_goes_forward", same && forward, || format!("{old:?} becomes {new:?}"))
+}
+
 fn audit_outcome_is_final(before: &Entry, after: &Entry) -> Check {
     let (Entry::Audit(_, Some(old)), Entry::Audit(_, Some(new))) = (before, after) else { return Ok(()) };
     let same = old.deed == new.deed && old.at_ms == new.at_ms && old.outcome == AuditOutcome::Running;
@@ -188,13 +203,12 @@ fn changelog_has_no_gap(at: TableShard, shard: &Shard) -> Check {
 
 /// Two active parts with common blocks would give rows twice. A part that covers a newer one wrongly shows here too.
 fn active_parts_are_disjoint<'a>(at: TableShard, parts: impl Iterator<Item = &'a PartPath>) -> Check {
-    let active = parts::active(parts.map(PartPath::as_str));
-    let read: Vec<PartInfo> = active.iter().filter_map(|name| PartInfo::parse(name)).collect();
+    let active = parts::active_parts(parts.map(PartPath::as_str));
     // Sorted by partition and first block, so that only neighbours can be the first to overlap.
-    let overlap = read.windows(2).position(|pair| pair[0].overlaps(&pair[1]));
+    let overlap = active.windows(2).position(|pair| pair[0].0.overlaps(&pair[1].0));
     hold("active_parts_are_disjoint", overlap.is_none(), || {
         let i = overlap.unwrap_or(0);
-        format!("{at}: {} and {} have common blocks", active[i], active[i + 1])
+        format!("{at}: {} and {} have common blocks", active[i].1, active[i + 1].1)
     })
 }
 
@@ -222,6 +236,29 @@ fn stored_is_not_doomed(catalog: &Catalog, at: TableShard, part: &Manifest) -> C
         }
     }
     Ok(())
+}
+
+/// A list that is left in the store is what it was when its version was read.
+fn changed_list_is_loaded(catalog: &Catalog, at: TableShard) -> Check {
+    let loaded = catalog.shards().get(&at).is_none_or(Shard::is_loaded);
+    hold("changed_list_is_loaded", loaded, || at.to_string())
+}
+
+/// Else the object could be deleted while this list is not in memory.
+fn foreign_object_is_linked(catalog: &Catalog, at: TableShard, part: &Manifest) -> Check {
+    for file in &part.files {
+        if let Location::Stored { object, .. } = &file.location {
+            let home = minted::home(object);
+            let linked = home == Some(at) || catalog.links().has(&ObjectLink { home, user: at });
+            hold("foreign_object_is_linked", linked, || format!("{at}: part {} refers to {object}", part.part))?;
+        }
+    }
+    Ok(())
+}
+
+fn unused_link_goes(catalog: &Catalog, link: ObjectLink) -> Check {
+    let parts = catalog.shards().get(&link.user).map_or(0, |shard| shard.parts.len());
+    hold("unused_link_goes", parts == 0, || format!("{link:?} goes before {parts} parts"))
 }
 
 fn doomed_is_not_referenced(catalog: &Catalog, object: &ObjectKey) -> Check {

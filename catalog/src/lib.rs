@@ -2,6 +2,9 @@
 //!
 //! Pure but for `store/`: no clock, no network, no threads. The controller drives it; agents and gateways read its views.
 
+pub mod access;
+pub mod ddl;
+pub mod documents;
 pub mod ids;
 pub mod records;
 pub mod storage;
@@ -17,11 +20,14 @@ pub mod backup;
 pub mod directory;
 pub mod entry;
 pub mod invariants;
+pub mod links;
 pub mod state;
 pub mod views;
 
 pub mod store;
 
+pub use ddl::*;
+pub use documents::*;
 pub use ids::*;
 pub use packed::{ChangelogEntry, CommitToken, PackedPart};
 pub use records::*;

@@ -12,7 +12,7 @@
 
 use uuid::Uuid;
 
-use crate::ids::{InvalidId, ObjectKey, TableShard};
+use crate::ids::{InvalidId, ObjectKey, ShardId, TableId, TableShard};
 
 /// All objects with parts' bytes lie below this.
 pub const PARTS_PREFIX: &str = "parts";
@@ -79,6 +79,15 @@ pub fn minted_ms(key: &ObjectKey) -> Option<u64> {
     ending(key, prefix).map(|ending| ending.minted_ms)
 }
 
+/// The table shard that the key was made for; `None` for a key of another making.
+pub fn home(key: &ObjectKey) -> Option<TableShard> {
+    let place = key.as_str().strip_prefix(PARTS_PREFIX)?.strip_prefix('/')?;
+    let mut segments = place.split('/');
+    let table = TableId(Uuid::try_parse(segments.next()?).ok()?);
+    let at = TableShard { table, shard: ShardId(segments.next()?.parse().ok()?) };
+    key.as_str().starts_with(&prefix(at)).then_some(at)
+}
+
 /// How long after its minting a commit may be the first to refer to an object.
 pub fn first_reference_ms(orphan_grace_ms: u64, delete_grace_ms: u64) -> u64 {
     (orphan_grace_ms / 2).min(delete_grace_ms)
@@ -99,7 +108,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::ids::{ShardId, TableId};
 
     fn place() -> TableShard {
         TableShard { table: TableId(Uuid::from_u128(7)), shard: ShardId(3) }
@@ -109,10 +117,12 @@ mod tests {
     fn a_key_carries_its_time_and_foreign_keys_none() {
         let key = mint(place(), 1_700_000_000_123, Uuid::from_u128(9)).expect("valid");
         assert_eq!(minted_ms(&key), Some(1_700_000_000_123));
+        assert_eq!(home(&key), Some(place()));
         for foreign in
             ["parts/x", "parts/t/3/all_1_1_0-00000000000000000000000000000009", "moorhouse.json", "parts/t/3/a"]
         {
             assert_eq!(minted_ms(&ObjectKey::new(foreign).expect("valid")), None, "{foreign}");
+            assert_eq!(home(&ObjectKey::new(foreign).expect("valid")), None, "{foreign}");
         }
     }
 

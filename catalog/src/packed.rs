@@ -104,6 +104,11 @@ impl PackedPart {
         !self.is_one_object() && self.parse().1.is_staged_on(node)
     }
 
+    /// True if it has bytes that are on a node alone.
+    pub fn is_staged(&self) -> bool {
+        !self.is_one_object() && self.parse().1.is_staged()
+    }
+
     /// Blobs whose bytes are on nodes alone.
     pub fn staged_blobs(&self) -> Vec<BlobId> {
         if self.is_one_object() {

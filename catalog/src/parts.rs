@@ -20,9 +20,42 @@ pub struct PartInfo {
     pub mutation: i64,
 }
 
+/// The same, of a name that is at hand: commits read very many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PartRef<'a> {
+    pub partition: &'a str,
+    pub min_block: i64,
+    pub max_block: i64,
+    level: u32,
+    mutation: i64,
+}
+
 impl PartInfo {
     /// `None` for anything that ClickHouse would not load as a part: `detached/…`, `tmp_…`, files beside the parts.
     pub fn parse(name: &str) -> Option<Self> {
+        let PartRef { partition, min_block, max_block, level, mutation } = PartRef::parse(name)?;
+        Some(Self { partition: partition.to_owned(), min_block, max_block, level, mutation })
+    }
+
+    pub fn borrowed(&self) -> PartRef<'_> {
+        let Self { partition, min_block, max_block, level, mutation } = self;
+        PartRef { partition, min_block: *min_block, max_block: *max_block, level: *level, mutation: *mutation }
+    }
+
+    /// See [`PartRef::covers`].
+    pub fn covers(&self, other: &Self) -> bool {
+        self.borrowed().covers(&other.borrowed())
+    }
+
+    /// See [`PartRef::overlaps`].
+    pub fn overlaps(&self, other: &Self) -> bool {
+        self.borrowed().overlaps(&other.borrowed())
+    }
+}
+
+impl<'a> PartRef<'a> {
+    /// As [`PartInfo::parse`].
+    pub fn parse(name: &'a str) -> Option<Self> {
         let mut fields = name.split('_');
         let partition = fields.next().filter(|p| !p.is_empty() && !p.contains('/'))?;
         let min_block = number(fields.next()?)?;
@@ -32,7 +65,7 @@ impl PartInfo {
         if fields.next().is_some() || min_block > max_block {
             return None;
         }
-        Some(Self { partition: partition.to_owned(), min_block, max_block, level, mutation })
+        Some(Self { partition, min_block, max_block, level, mutation })
     }
 
     /// True if this part stands for `other`, so that ClickHouse ignores `other` beside it. A part covers itself.
@@ -62,18 +95,23 @@ fn number(text: &str) -> Option<i64> {
 
 /// The names that no other of them covers, sorted by partition and block; what is no part name is left out.
 pub fn active<'a>(names: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
-    let mut parts: Vec<(PartInfo, &str)> = names.into_iter().filter_map(|n| Some((PartInfo::parse(n)?, n))).collect();
+    active_parts(names).into_iter().map(|(_, name)| name).collect()
+}
+
+/// The same, with what the names say.
+pub fn active_parts<'a>(names: impl IntoIterator<Item = &'a str>) -> Vec<(PartRef<'a>, &'a str)> {
+    let mut parts: Vec<(PartRef, &str)> = names.into_iter().filter_map(|n| Some((PartRef::parse(n)?, n))).collect();
     // A part comes after all that can cover it, so one pass is enough.
     parts.sort_by(|(a, _), (b, _)| {
-        let order = |p: &PartInfo| (p.min_block, Reverse(p.max_block), Reverse(p.level), Reverse(p.mutation));
-        a.partition.cmp(&b.partition).then_with(|| order(a).cmp(&order(b)))
+        let order = |p: &PartRef| (p.min_block, Reverse(p.max_block), Reverse(p.level), Reverse(p.mutation));
+        a.partition.cmp(b.partition).then_with(|| order(a).cmp(&order(b)))
     });
-    let mut open: Vec<PartInfo> = Vec::new();
+    let mut open: Vec<PartRef> = Vec::new();
     let mut active = Vec::new();
     for (part, name) in parts {
         open.retain(|o| o.partition == part.partition && o.max_block >= part.min_block);
         if !open.iter().any(|o| o.covers(&part)) {
-            active.push(name);
+            active.push((part, name));
             open.push(part);
         }
     }

@@ -138,22 +138,6 @@ pub enum DdlStatement {
     },
 }
 
-/// One entry of the distributed DDL queue. Progress is not stored: nodes report the revision that they have applied.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DdlTask {
-    pub seq: DdlSeq,
-    pub statement: DdlStatement,
-    pub outcome: DdlOutcome,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", tag = "kind")]
-pub enum DdlOutcome {
-    Running,
-    Done,
-    Failed { error: String },
-}
-
 /// A part directory as one sealed record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {

@@ -3,6 +3,7 @@
 use moorhouse_base::secret::Secret;
 use serde::{Deserialize, Serialize};
 
+use crate::access::NodeAccess;
 use crate::ids::{DdlSeq, Epoch, GroupName, NodeName, Revision, ShardCount, ShardId, SqlName, WarehouseId};
 use crate::records::{Database, Node, Table, User};
 
@@ -27,6 +28,9 @@ pub struct NodeView {
     pub tables: Vec<Table>,
     /// Applying this view applies the DDL queue up to here.
     pub ddl_seq: DdlSeq,
+    /// What the documents say of users and settings.
+    #[serde(default, skip_serializing_if = "NodeAccess::is_empty")]
+    pub access: NodeAccess,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use moorhouse_catalog::state::{Catalog, CatalogError, Command, CommitParts, CompleteMove, Limits};
+use moorhouse_catalog::state::{Applied, Catalog, CatalogError, Command, CommitParts, CompleteMove, LISTS, Limits};
 use moorhouse_catalog::*;
 use proptest::prelude::*;
 use uuid::Uuid;
@@ -200,8 +200,15 @@ fn group(index: usize) -> GroupName {
 fn sql(name: &str) -> SqlName {
     SqlName::new(name).expect("valid")
 }
+/// Some belong to the first tables, the others to none.
 fn object(number: u8) -> ObjectKey {
-    ObjectKey::new(format!("objects/{number}")).expect("valid")
+    match number % 2 {
+        0 => ObjectKey::new(format!("objects/{number}")).expect("valid"),
+        _ => {
+            let home = TableShard { table: TableId(Uuid::from_u128(100 + u128::from(number))), shard: ShardId(0) };
+            minted::mint(home, 1, Uuid::from_u128(number.into())).expect("valid")
+        }
+    }
 }
 fn blob(number: u128) -> BlobId {
     BlobId(Uuid::from_u128(number))
@@ -268,6 +275,9 @@ impl Reader {
 
 struct World {
     catalog: Catalog,
+    /// The same, but for part lists that it has left in the store.
+    lazy: Catalog,
+    commands: usize,
     stored: BTreeMap<Vec<u8>, Vec<u8>>,
     reference: Reference,
     /// Every change as it came.
@@ -281,6 +291,8 @@ impl World {
     fn new() -> Self {
         let mut world = Self {
             catalog: Catalog::empty(Limits::default()),
+            lazy: Catalog::empty(Limits::default()),
+            commands: 0,
             stored: BTreeMap::new(),
             reference: Reference::default(),
             readers: BTreeMap::new(),
@@ -306,13 +318,17 @@ impl World {
 
     fn apply(&mut self, command: Command) -> Result<(), CatalogError> {
         let before = self.catalog.clone();
+        let lazily = self.apply_lazily(&command);
         let applied = match self.catalog.apply(command, 1_000) {
             Ok(applied) => applied,
             Err(error) => {
                 assert_eq!(before, self.catalog, "what is refused changes nothing");
+                assert_eq!(lazily.map(|lazily| lazily.reply), Err(error.clone()), "loading makes no difference");
                 return Err(error);
             }
         };
+        let lazily = lazily.expect("loading makes no difference");
+        assert_eq!((lazily.writes, lazily.changes), (applied.writes.clone(), applied.changes.clone()));
         for write in applied.writes {
             match write {
                 moorhouse_catalog::entry::Write::Put { key, value } => drop(self.stored.insert(key, value)),
@@ -325,6 +341,32 @@ impl World {
             reader.apply(version, &change);
         }
         Ok(())
+    }
+
+    /// By a catalog that has dropped some of its part lists, and reads those that it needs from the store.
+    fn apply_lazily(&mut self, command: &Command) -> Result<Applied, CatalogError> {
+        self.commands += 1;
+        let lists: Vec<TableShard> = self.lazy.shards().keys().copied().collect();
+        for (number, at) in lists.into_iter().enumerate() {
+            if !(self.commands + number).is_multiple_of(3) {
+                self.lazy.drop_list(at);
+            }
+        }
+        loop {
+            let needed = match self.lazy.apply(command.clone(), 1_000) {
+                Err(CatalogError::NotLoaded(needed)) => needed.0,
+                other => return other,
+            };
+            assert!(needed.iter().any(|at| self.lazy.seed(*at).is_some()), "something was missing");
+            for at in needed {
+                let Some(seed) = self.lazy.seed(at) else { continue };
+                let below = |key: &[u8]| seed.prefixes().iter().any(|prefix| key.starts_with(prefix));
+                let records = self.stored.iter().filter(|(key, _)| below(key));
+                let records: Vec<(&[u8], &[u8])> = records.map(|(k, v)| (k.as_slice(), v.as_slice())).collect();
+                let list = seed.read(records).expect("it reads what was written");
+                self.lazy.install(list);
+            }
+        }
     }
 
     fn must(&mut self, command: Command) {
@@ -531,7 +573,8 @@ impl World {
         let mut whole = true;
         for (_, content) in after.iter_mut().filter(|((table, s), _)| *s == shard && tables.contains(table)) {
             let live = active(content);
-            content.parts.retain(|name, _| live.contains(name));
+            let staged = |files: &Files| files.iter().any(|(_, home)| matches!(home, Home::Staged(_)));
+            content.parts.retain(|name, files| live.contains(name) || !staged(files));
             for (number, home) in content.parts.values_mut().flatten() {
                 if let (Home::Staged(on), Some(to)) = (&*home, held.moving)
                     && *on != to
@@ -581,6 +624,9 @@ impl World {
             self.lagging.retain(|at, _| at.table != TableId(Uuid::from_u128(id)));
         }
         self.expect(dropped.is_some(), command);
+        while self.catalog.leaving() > 0 {
+            self.must(Command::ClearLeaving);
+        }
     }
 
     fn create(&mut self, index: usize, owner: usize) {
@@ -614,6 +660,15 @@ impl World {
         let records = self.stored.iter().map(|(key, value)| (key.as_slice(), value.as_slice()));
         let loaded = Catalog::load(Limits::default(), records).expect("loads what it wrote");
         assert_eq!(loaded, self.catalog, "a later leader finds the same");
+        let is_small = |key: &[u8]| !LISTS.iter().any(|list| key.starts_with(list));
+        let small = self.stored.iter().filter(|(key, _)| is_small(key)).map(|(k, v)| (k.as_slice(), v.as_slice()));
+        let heads = Catalog::load_without_lists(Limits::default(), small).expect("loads without its lists");
+        let mut lazy = self.lazy.clone();
+        let lists: Vec<TableShard> = lazy.shards().keys().copied().collect();
+        for at in lists {
+            lazy.drop_list(at);
+        }
+        assert_eq!(heads, lazy, "a later leader begins with what a lazy one keeps");
         let doomed: BTreeSet<ObjectKey> = self.reference.doomed.iter().map(|number| object(*number)).collect();
         assert_eq!(self.catalog.doomed().keys().cloned().collect::<BTreeSet<_>>(), doomed);
         for (&(index, shard), held) in &self.reference.held {

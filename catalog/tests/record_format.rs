@@ -5,8 +5,11 @@
 //! they lie in a store. `packed_format.txt` has the packed ones, values in hex. Changing a line breaks existing warehouses;
 //! new fields take a default and appear in new lines.
 
+use std::collections::BTreeMap;
+
 use moorhouse_base::secret::Secret;
 use moorhouse_catalog::entry::{Entry, Write};
+use moorhouse_catalog::links::{ObjectLink, StoreForm};
 use moorhouse_catalog::packed::Layouts;
 use moorhouse_catalog::state::{Catalog, Command, CommitParts, Limits};
 use moorhouse_catalog::*;
@@ -108,8 +111,9 @@ fn tables() -> Vec<Entry> {
         (create, failed),
         (DdlStatement::DropTable { database: sales.clone(), name: orders, if_exists: true }, DdlOutcome::Done),
     ];
-    let task =
-        |(seq, (statement, outcome))| Entry::Ddl(DdlSeq(seq), Some(DdlTask { seq: DdlSeq(seq), statement, outcome }));
+    let task = |(seq, (statement, outcome))| {
+        Entry::Ddl(DdlSeq(seq), Some(DdlTask { outcome, ..DdlTask::new(DdlSeq(seq), statement) }))
+    };
     let mut entries = vec![
         Entry::Database(sales.clone(), Some(Database { name: sales })),
         Entry::Table(table.id, Some(Table { state: TableState::Creating, ..table.clone() })),
@@ -176,6 +180,9 @@ fn small() -> Vec<Entry> {
         Entry::Version(at(), Some(Version(12))),
         Entry::Doomed(object.clone(), Some(DoomedObject { object, not_before_ms: 5 })),
         Entry::Leaving(TableId(id(9)), Some(LeavingTable { id: TableId(id(9)) })),
+        Entry::Form(Some(StoreForm(2))),
+        Entry::Link(ObjectLink { home: None, user: at() }, true),
+        Entry::Link(ObjectLink { home: Some(TableShard { table: TableId(id(9)), ..at() }), user: at() }, true),
     ]
 }
 
@@ -269,7 +276,8 @@ fn packed_records_are_written_and_read_as_ever() {
     let token = CommitToken::from_wire(&[7; 16]).expect("16 bytes");
     let (node, incarnation) = (NodeName::new("etl-0").expect("valid"), Incarnation(1));
     apply(Command::CommitParts(CommitParts { node, incarnation, epoch: Epoch(1), at: at(), change, token }));
-    let packed = |key: &str| ["layout/", "part/", "inode/", "change/"].iter().any(|kind| key.starts_with(kind));
+    let packed =
+        |key: &str| ["layout/", "part/", "staged/", "inode/", "change/"].iter().any(|kind| key.starts_with(kind));
     let lines: Vec<String> =
         written.iter().filter(|(key, _)| packed(key)).map(|(key, value)| format!("{key} {}", hex(value))).collect();
     assert_eq!(
@@ -289,6 +297,31 @@ fn packed_records_are_written_and_read_as_ever() {
     let records = records.iter().map(|(key, value)| (key.as_bytes(), value.as_slice()));
     let loaded = Catalog::load(Limits::default(), records).expect("loads");
     assert_eq!(loaded, catalog);
+    assert_eq!(catalog.upgrade(), []);
+
+    // Builds of before kept staged parts with the others, and wrote neither links nor a form.
+    let is_newer = |key: &str| key.starts_with("link/") || key == "form";
+    let older = written.iter().filter(|(key, _)| !is_newer(key));
+    let mut older: BTreeMap<String, Vec<u8>> =
+        older.map(|(key, value)| (key.replace("staged/", "part/"), value.clone())).collect();
+    let read = |records: &BTreeMap<String, Vec<u8>>| {
+        let records = records.iter().map(|(key, value)| (key.as_bytes(), value.as_slice()));
+        Catalog::load(Limits::default(), records).expect("loads")
+    };
+    let found = read(&older);
+    assert_eq!(found.form(), None);
+    // Twice: the first time may be broken off.
+    for write in found.upgrade().into_iter().take(2).chain(found.upgrade()) {
+        let text = |key: Vec<u8>| String::from_utf8(key).expect("text");
+        match write {
+            Write::Put { key, value } => drop(older.insert(text(key), value)),
+            Write::Delete { key } => drop(older.remove(&text(key))),
+        }
+        let between = read(&older);
+        assert_eq!(between.shards(), catalog.shards());
+        assert_eq!(between.links(), catalog.links());
+    }
+    assert_eq!(read(&older), catalog);
     let shard = loaded.shard(at()).expect("there");
     assert_eq!(shard.manifests(at()).collect::<Vec<_>>(), [manifest(), whole]);
 }

@@ -1,6 +1,8 @@
 //! What every store must do, run against each: memory, embedded, and a real etcd that the test starts.
 //! A missing etcd fails the test.
 
+mod servers;
+
 use std::future::Future;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -12,7 +14,7 @@ use moorhouse_catalog::entry::Write;
 use moorhouse_catalog::store::embedded::EmbeddedStore;
 use moorhouse_catalog::store::etcd::EtcdStore;
 use moorhouse_catalog::store::memory::{Failure, MemoryStore};
-use moorhouse_catalog::store::{Leadership, Store, StoreError};
+use moorhouse_catalog::store::{Leadership, Store, StoreAccess, StoreError};
 
 const TTL: Duration = Duration::from_secs(2);
 
@@ -47,6 +49,17 @@ async fn reads_back_in_order(store: &dyn Store, leader: &Leadership) {
     assert_eq!(keys(store, "").await, ["a/ü/x", "b", "b/1", "b/2", "c"]);
     assert_eq!(keys(store, "b/").await, ["b/1", "b/2"]);
     assert_eq!(store.range(b"c").await.expect("answers"), [(b"c".to_vec(), vec![0, 255])]);
+    for (from, to, expected) in [
+        ("", "b/", &["a/ü/x", "b"][..]),
+        ("b/", "b/2", &["b/1"]),
+        ("b/2", "", &["b/2", "c"]),
+        ("d", "", &[]),
+        ("", "", &["a/ü/x", "b", "b/1", "b/2", "c"]),
+    ] {
+        let found = store.range_between(from.as_bytes(), to.as_bytes()).await.expect("answers");
+        let found: Vec<String> = found.into_iter().map(|(key, _)| String::from_utf8(key).expect("text")).collect();
+        assert_eq!(found, expected, "from {from:?} to {to:?}");
+    }
     store.commit(leader, vec![put("b/1", "uno"), delete("b/2"), delete("absent")]).await.expect("commits");
     assert_eq!(store.range(b"b/").await.expect("answers"), [(b"b/1".to_vec(), b"uno".to_vec())]);
     store.settle(leader).await.expect("settles");
@@ -119,6 +132,39 @@ async fn etcd_conforms() {
     let mut client = etcd.client().await;
     let strangers = client.get("wh/two", Some(etcd_client::GetOptions::new().with_prefix())).await.expect("answers");
     assert!(strangers.kvs().is_empty());
+}
+
+#[tokio::test]
+async fn etcd_with_tls_and_users_conforms() {
+    let home = tempfile::tempdir().expect("a directory");
+    let certificates = servers::Certificates::make(home.path());
+    let access = StoreAccess { tls: Some(certificates.client()), ..StoreAccess::default() };
+    let shape = servers::Shape { certificates: Some(certificates), ..servers::Shape::default() };
+    let etcd = servers::Etcd::start(&shape).await;
+    drop(etcd.store(&access).await);
+    let file = |name: &str| home.path().join("client").join(name).display().to_string();
+    let papers = [("--cacert", file("ca.crt")), ("--cert", file("tls.crt")), ("--key", file("tls.key"))];
+    let papers: Vec<&str> = papers.iter().flat_map(|(flag, file)| [*flag, file.as_str()]).collect();
+    for command in [
+        "user add root:rootpw",
+        "user add moorhouse:unused",
+        "role add writer",
+        "role grant-permission writer readwrite wh/ --prefix=true",
+        "user grant-role root root",
+        "user grant-role moorhouse writer",
+        "auth enable",
+    ] {
+        etcd.ctl(command, &papers).unwrap_or_else(|error| panic!("{command}: {error}"));
+    }
+    let root = [&papers[..], &["--user", "root:rootpw"]].concat();
+    let store = Arc::new(etcd.store(&access).await);
+    conforms(store, || async {
+        let leases = etcd.ctl("lease list", &root).expect("lists");
+        for lease in leases.lines().skip(1) {
+            etcd.ctl(&format!("lease revoke {lease}"), &root).expect("revokes");
+        }
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -5,18 +5,17 @@ use std::sync::Arc;
 
 use moorhouse_base::tasks::TaskGroup;
 use moorhouse_catalog::backup;
-use moorhouse_catalog::state::{Catalog, Command};
+use moorhouse_catalog::state::Command;
 use moorhouse_catalog::store::{KeyValue, Store};
-use moorhouse_catalog::{
-    GroupName, Location, Manifest, NodeName, PackedPart, PartPath, SqlName, Table, TableShard, TableStorage,
-};
+use moorhouse_catalog::{DdlSeq, GroupName, Location, NodeName, SqlName, Table, TableShard, TableStorage, Version};
 use moorhouse_proto::admin_server::Admin;
 use moorhouse_proto::{
     BackupChunk, BackupMetaRequest, CheckMetaReply, CheckMetaRequest, CreateGroupReply, CreateGroupRequest,
-    DrainNodeRequest, FsckEvent, FsckRequest, GroupStatus, ListMovesReply, ListMovesRequest, ListNodesReply,
-    ListNodesRequest, ListPartsReply, ListPartsRequest, ListShardsReply, ListShardsRequest, MoveProgress, NodeInfo,
-    PartInfo, RebalanceRequest, RemoveNodeReply, RemoveNodeRequest, SetTableReply, SetTableRequest, ShardInfo,
-    StatusReply, StatusRequest, TableSetting,
+    DrainNodeRequest, FsckEvent, FsckRequest, GroupStatus, ListDdlReply, ListDdlRequest, ListMovesReply,
+    ListMovesRequest, ListNodesReply, ListNodesRequest, ListPartsReply, ListPartsRequest, ListShardsReply,
+    ListShardsRequest, MoveProgress, NodeInfo, PartInfo, RebalanceRequest, RemoveNodeReply, RemoveNodeRequest,
+    SetTableReply, SetTableRequest, ShardInfo, ShowTableReply, ShowTableRequest, StatusReply, StatusRequest,
+    TableSetting, TableShardInfo,
 };
 use moorhouse_security::Callers;
 use tokio::sync::mpsc;
@@ -24,6 +23,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use crate::check;
+use crate::ddl;
 use crate::error::{ControllerError, OrBadRequest};
 use crate::fsck::Fsck;
 use crate::limits;
@@ -31,6 +31,7 @@ use crate::moves::Mover;
 use crate::owner::Owner;
 use crate::published::Published;
 use crate::security::{Audit, Noted};
+use crate::tally::{PartRow, Tallies, Tally, is_stored, part_rows};
 
 pub struct AdminService {
     pub owner: Owner,
@@ -42,17 +43,10 @@ pub struct AdminService {
     pub store: String,
     pub durable: Arc<dyn Store>,
     pub objects: String,
+    pub tallies: Tallies,
 }
 
 type MoveStream = ReceiverStream<Result<MoveProgress, Status>>;
-
-/// A part with what its table's other parts say about it.
-struct PartRow {
-    at: TableShard,
-    path: PartPath,
-    part: PackedPart,
-    covered: bool,
-}
 
 impl AdminService {
     /// Everything in the store, as of one moment.
@@ -83,7 +77,7 @@ impl AdminService {
 impl Admin for AdminService {
     async fn status(&self, _request: Request<StatusRequest>) -> Result<Response<StatusReply>, Status> {
         let shown = self.owner.shown();
-        let rows = self.owner.read(|catalog| part_rows(catalog, |_| true)).await?;
+        let tallies = self.tallies.of(&self.owner, |_| true).await?;
         let warehouse = shown.directory.warehouse.as_ref().ok_or_else(|| Status::unavailable("no warehouse yet"))?;
         let mut reply = StatusReply {
             warehouse: warehouse.id.to_string(),
@@ -95,7 +89,13 @@ impl Admin for AdminService {
             groups: shown.directory.groups.keys().map(|group| group_status(&shown, group)).collect(),
             ..StatusReply::default()
         };
-        count_parts(&rows, &mut reply);
+        for (_, _, tally) in tallies {
+            reply.parts_active += tally.parts_staged + tally.parts_stored;
+            reply.parts_staged += tally.parts_staged;
+            reply.parts_stored += tally.parts_stored;
+            reply.bytes_staged += tally.bytes_staged;
+            reply.bytes_stored += tally.bytes_stored;
+        }
         for (_, live) in shown.liveness.up() {
             reply.object_puts += live.load.object_puts;
             reply.object_gets += live.load.object_gets;
@@ -134,14 +134,31 @@ impl Admin for AdminService {
         if ids.is_empty() && !table.is_empty() {
             return Err(Status::not_found(format!("there is no table {table} in {}", or_any(&database))));
         }
-        let rows = self.owner.read(move |catalog| part_rows(catalog, |at| ids.contains(&at.table))).await?;
-        let rows = rows.into_iter().filter(|row| all || !row.covered);
-        let parts = rows.filter_map(|row| Some(part_info(directory.tables.get(&row.at.table)?, &row))).collect();
+        let mut parts = Vec::new();
+        for at in self.owner.table_shards().await?.into_iter().filter(|at| ids.contains(&at.table)) {
+            let (_, rows) = part_rows(&self.owner, at).await?;
+            let rows = rows.iter().filter(|row| all || !row.covered);
+            parts.extend(rows.filter_map(|row| Some(part_info(directory.tables.get(&row.at.table)?, row))));
+        }
         Ok(Response::new(ListPartsReply { parts }))
     }
 
     async fn list_moves(&self, _request: Request<ListMovesRequest>) -> Result<Response<ListMovesReply>, Status> {
         Ok(Response::new(ListMovesReply { moves: self.mover.list() }))
+    }
+
+    async fn list_ddl(&self, request: Request<ListDdlRequest>) -> Result<Response<ListDdlReply>, Status> {
+        let seq = request.into_inner().seq;
+        let only = (seq > 0).then_some(DdlSeq(seq));
+        let tasks = self.owner.read(move |catalog| ddl::listing::list(catalog, only)).await?;
+        if tasks.is_empty()
+            && let Some(seq) = only
+        {
+            return Err(Status::not_found(format!(
+                "there is no DDL task {seq}, or it is forgotten: the newest are kept"
+            )));
+        }
+        Ok(Response::new(ListDdlReply { tasks }))
     }
 
     async fn create_group(&self, request: Request<CreateGroupRequest>) -> Result<Response<CreateGroupReply>, Status> {
@@ -223,6 +240,38 @@ impl Admin for AdminService {
         Ok(Response::new(RemoveNodeReply {}))
     }
 
+    async fn show_table(&self, request: Request<ShowTableRequest>) -> Result<Response<ShowTableReply>, Status> {
+        let ShowTableRequest { database, table } = request.into_inner();
+        let database = SqlName::new(database).or_bad_request()?;
+        let name = SqlName::new(table).or_bad_request()?;
+        let directory = self.owner.shown().directory;
+        let table = directory.table_named(&database, &name);
+        let table = table.ok_or_else(|| Status::not_found(format!("there is no table {database}.{name}")))?;
+        let id = table.id;
+        let loaded = move |catalog: &moorhouse_catalog::state::Catalog| {
+            let loaded = catalog.live_shards().filter(|(at, shard)| at.table == id && shard.is_loaded());
+            loaded.map(|(at, _)| at).collect::<BTreeSet<_>>()
+        };
+        // Before they are counted.
+        let loaded = self.owner.read(loaded).await?;
+        let tallies = self.tallies.of(&self.owner, |at| at.table == id).await?;
+        let shards = directory.warehouse.iter().flat_map(|warehouse| warehouse.shards.iter());
+        let shards = shards.map(|shard| {
+            let at = TableShard { table: id, shard };
+            let tally = tallies.iter().find(|(of, ..)| *of == at);
+            table_shard_info(at, directory.assignment(&table.owner, shard), tally, loaded.contains(&at))
+        });
+        Ok(Response::new(ShowTableReply {
+            database: database.to_string(),
+            table: name.to_string(),
+            id: id.to_string(),
+            owner: table.owner.to_string(),
+            engine: table.engine_full.clone(),
+            settings: table_settings(&table.storage),
+            shards: shards.collect(),
+        }))
+    }
+
     async fn set_table(&self, request: Request<SetTableRequest>) -> Result<Response<SetTableReply>, Status> {
         let caller = self.callers.of(&request)?;
         let SetTableRequest { database, table, settings } = request.into_inner();
@@ -253,6 +302,28 @@ impl Admin for AdminService {
             }
         });
         Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+}
+
+fn table_shard_info(
+    at: TableShard,
+    held: Option<&moorhouse_catalog::Assignment>,
+    tally: Option<&(TableShard, Version, Tally)>,
+    loaded: bool,
+) -> TableShardInfo {
+    let (version, tally) = tally.map_or((Version(0), Tally::default()), |(_, version, tally)| (*version, *tally));
+    let Tally { parts_staged, parts_stored, covered, rows, bytes_staged, bytes_stored } = tally;
+    TableShardInfo {
+        shard: u32::from(at.shard.0),
+        node: held.map_or_else(String::new, |held| held.node.to_string()),
+        epoch: held.map_or(0, |held| held.epoch.0),
+        version: version.0,
+        parts: parts_staged + parts_stored,
+        covered,
+        rows,
+        bytes_staged,
+        bytes_stored,
+        loaded,
     }
 }
 
@@ -311,46 +382,8 @@ fn node_info(shown: &Published, node: &moorhouse_catalog::Node) -> NodeInfo {
     }
 }
 
-/// Shares the packed parts with the catalog, to be opened later: quick enough for the owner loop.
-fn part_rows(catalog: &Catalog, wanted: impl Fn(&TableShard) -> bool) -> Vec<PartRow> {
-    let mut rows = Vec::new();
-    for (at, shard) in catalog.live_shards().filter(|(at, _)| wanted(at)) {
-        let active: BTreeSet<&str> = shard.active().into_iter().collect();
-        rows.extend(shard.parts.iter().map(|(path, part)| PartRow {
-            at,
-            path: path.clone(),
-            part: part.clone(),
-            covered: !active.contains(path.as_str()),
-        }));
-    }
-    rows
-}
-
-/// Counts the active parts.
-fn count_parts(rows: &[PartRow], reply: &mut StatusReply) {
-    for row in rows.iter().filter(|row| !row.covered) {
-        reply.parts_active += 1;
-        let part = row.part.open(row.at, &row.path);
-        if is_stored(&part) {
-            reply.parts_stored += 1;
-        } else {
-            reply.parts_staged += 1;
-        }
-        for file in &part.files {
-            match file.location {
-                Location::Staged { .. } => reply.bytes_staged += file.bytes,
-                Location::Stored { .. } => reply.bytes_stored += file.bytes,
-            }
-        }
-    }
-}
-
-fn is_stored(part: &Manifest) -> bool {
-    part.files.iter().all(|file| matches!(file.location, Location::Stored { .. }))
-}
-
 fn part_info(table: &Table, row: &PartRow) -> PartInfo {
-    let part = row.part.open(row.at, &row.path);
+    let part = row.open();
     let staged = part.files.iter().find_map(|file| match &file.location {
         Location::Staged { node } => Some(node.as_str().to_owned()),
         Location::Stored { .. } => None,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use moorhouse_base::secret::Secret;
-use moorhouse_catalog::store::StoreUrl;
+use moorhouse_catalog::store::{StoreAccess, StoreUrl};
 use moorhouse_catalog::{GroupName, ShardCount, User};
 use moorhouse_objects::ObjectsUrl;
 use moorhouse_security::{Lifetime, TlsFlags};
@@ -25,6 +25,16 @@ pub struct Args {
     /// `embedded:PATH`, `etcd://HOST:PORT,HOST:PORT/PREFIX`, or `memory:` (forgets all at the end).
     #[arg(long, env = "MOORHOUSE_STORE")]
     store: String,
+    /// Directory with etcd's ca.crt, and tls.crt and tls.key if etcd asks for a certificate: speak TLS to etcd. Read again
+    /// when the files change.
+    #[arg(long, env = "MOORHOUSE_STORE_TLS", value_name = "DIR")]
+    store_tls: Option<PathBuf>,
+    /// Name of the etcd user that this controller is.
+    #[arg(long, env = "MOORHOUSE_STORE_USER", value_name = "NAME")]
+    store_user: Option<String>,
+    /// File with that user's password. Read again when it changes.
+    #[arg(long, env = "MOORHOUSE_STORE_PASSWORD_FILE", value_name = "FILE")]
+    store_password_file: Option<PathBuf>,
     /// file:///DIR or s3://BUCKET/PREFIX?endpoint=…&region=…
     #[arg(long, env = "MOORHOUSE_OBJECTS")]
     objects: String,
@@ -55,6 +65,9 @@ pub struct Args {
     /// How long an object may lie in the bucket before anything refers to it; after that it is swept.
     #[arg(long, env = "MOORHOUSE_ORPHAN_GRACE_MS", default_value = "7200000")]
     orphan_grace_ms: String,
+    /// Memory for part lists; those used longest ago are dropped beyond it, and loaded again when they are needed.
+    #[arg(long, env = "MOORHOUSE_PARTS_MEMORY_MIB", default_value_t = 2_048, value_parser = clap::value_parser!(u32).range(1..))]
+    parts_memory_mib: u32,
     #[command(flatten)]
     tls: TlsFlags,
     /// Directory with ca.crt and ca.key: give certificates to nodes that join by token, and renew them.
@@ -71,6 +84,8 @@ pub struct Config {
     pub listen: SocketAddr,
     pub metrics: SocketAddr,
     pub store: StoreUrl,
+    /// What the store asks for.
+    pub store_access: StoreAccess,
     pub objects: ObjectsUrl,
     /// As the operator wrote it: what agents are told.
     pub objects_text: String,
@@ -86,6 +101,8 @@ pub struct Config {
     pub leader_ttl: Duration,
     /// `None`: lead, and serve.
     pub restore: Option<PathBuf>,
+    /// For part lists, about.
+    pub lists_bytes: usize,
     pub tls: TlsFlags,
     /// `None`: joining by token is not offered.
     pub issuer: Option<PathBuf>,
@@ -110,6 +127,9 @@ impl Config {
         let orphan = mistakes.milliseconds("--orphan-grace-ms", &args.orphan_grace_ms, 1_000..=u64::from(u32::MAX));
         let leader_ttl = mistakes.milliseconds("--leader-ttl-ms", &args.leader_ttl_ms, 2_000..=60_000);
         let issue_for = mistakes.parse::<Lifetime>("--issue-for", &args.issue_for, "");
+        let (store_tls, store_user) = (args.store_tls, args.store_user);
+        let store_access = StoreAccess { tls: store_tls, user: store_user, password_file: args.store_password_file };
+        mistakes.0.extend(store.iter().flat_map(|url| store_access.mistakes(url)));
         mistakes.0.extend(args.tls.mistakes(listen, None));
         if args.issuer.is_some() && args.tls.tls.is_none() {
             mistakes.0.push("--issuer: certificates are of use with TLS only: give --tls DIR too".to_owned());
@@ -122,6 +142,7 @@ impl Config {
                 listen: listen?,
                 metrics: metrics?,
                 store: store?,
+                store_access,
                 objects: objects?,
                 objects_text: args.objects,
                 shards: match shards {
@@ -133,6 +154,7 @@ impl Config {
                 lease: Duration::from_millis(lease?),
                 delete_grace_ms: grace?,
                 orphan_grace_ms: orphan?,
+                lists_bytes: (args.parts_memory_mib as usize) << 20,
                 advertise: args.advertise,
                 leader_ttl: Duration::from_millis(leader_ttl?),
                 restore: args.restore,

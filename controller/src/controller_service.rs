@@ -9,8 +9,8 @@ use futures::Stream;
 use moorhouse_base::tasks::TaskGroup;
 use moorhouse_catalog::state::{Catalog, Command, CommitParts, Reply};
 use moorhouse_catalog::{
-    CommitToken, DdlSeq, DdlStatement, Epoch, Incarnation, Node, NodeName, PartChange, Revision, ShardId, TableId,
-    TableShard, Version, codec,
+    CommitToken, DdlSeq, DdlStatement, DdlToken, Epoch, Incarnation, Node, NodeName, PartChange, Revision, ShardId,
+    TableId, TableShard, Version, codec,
 };
 use moorhouse_proto::controller_server::Controller;
 use moorhouse_proto::{
@@ -26,10 +26,9 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::ddl::Ddl;
 use crate::error::{ControllerError, OrBadRequest};
-use crate::liveness::Beat;
+use crate::liveness::{Beat, DdlFailure};
 use crate::owner::{ChangelogEvent, Owner};
 use crate::published::Published;
-use crate::security::Audit;
 use crate::{limits, metrics};
 
 /// Blobs in one message of `ListStaged`.
@@ -44,7 +43,6 @@ pub struct ControllerService {
     pub lease: Duration,
     pub sessions: AtomicU64,
     pub callers: Callers,
-    pub audit: Audit,
 }
 
 impl ControllerService {
@@ -118,8 +116,8 @@ impl Controller for ControllerService {
     async fn get_snapshot(&self, request: Request<SnapshotRequest>) -> Result<Response<SnapshotReply>, Status> {
         let SnapshotRequest { table, shard } = request.into_inner();
         let at = read_place(&table, shard)?;
-        let pages = self.owner.read(move |catalog| catalog.snapshot_pages(at, usize::MAX)).await?;
-        let page = pages.and_then(|mut pages| pages.pop());
+        let pages = self.owner.read_shard(at, move |catalog, _| catalog.snapshot_pages(at, usize::MAX)).await?;
+        let page = pages.and_then(Result::ok).and_then(|mut pages| pages.pop());
         let page = page.ok_or_else(|| Status::not_found(format!("there is no table shard {at}")))?;
         Ok(Response::new(SnapshotReply { snapshot_record: page.into() }))
     }
@@ -132,8 +130,9 @@ impl Controller for ControllerService {
     ) -> Result<Response<Self::StreamSnapshotStream>, Status> {
         let SnapshotRequest { table, shard } = request.into_inner();
         let at = read_place(&table, shard)?;
-        let pages = self.owner.read(move |catalog| catalog.snapshot_pages(at, limits::PAGE_BYTES)).await?;
-        let pages = pages.ok_or_else(|| Status::not_found(format!("there is no table shard {at}")))?;
+        let pages = self.owner.read_shard(at, move |catalog, _| catalog.snapshot_pages(at, limits::PAGE_BYTES)).await?;
+        let pages =
+            pages.and_then(Result::ok).ok_or_else(|| Status::not_found(format!("there is no table shard {at}")))?;
         let pages = pages.into_iter().map(|page| Ok(SnapshotReply { snapshot_record: page.into() }));
         Ok(Response::new(Box::pin(tokio_stream::iter(pages))))
     }
@@ -142,8 +141,12 @@ impl Controller for ControllerService {
         let ChangesRequest { table, shard, version } = request.into_inner();
         let at = read_place(&table, shard)?;
         let since = Version(version);
-        let read = move |catalog: &Catalog| catalog.shard(at).map(|_| catalog.changes_since(at, since));
-        let changes = self.owner.read(read).await?;
+        // A reader that has everything needs no list.
+        if self.owner.read(move |catalog| catalog.version(at)).await? == Some(since) {
+            let nothing = codec::encode(&PartChange::default());
+            return Ok(Response::new(ChangesReply { version, change_record: nothing.into() }));
+        }
+        let changes = self.owner.read_shard(at, move |catalog, _| catalog.changes_since(at, since)).await?;
         let changes = changes.ok_or_else(|| Status::not_found(format!("there is no table shard {at}")))?;
         let (version, change) = changes.map_err(|error| Status::out_of_range(error.to_string()))?;
         Ok(Response::new(ChangesReply { version: version.0, change_record: codec::encode(&change).into() }))
@@ -211,25 +214,12 @@ impl Controller for ControllerService {
         if matches!(caller.who, Who::Known(_)) && caller.on_behalf_of.is_none() {
             return Err(Status::invalid_argument("a gateway says on whose behalf it asks: upgrade it"));
         }
-        let statement: DdlStatement = codec::decode(&request.into_inner().statement_record).or_bad_request()?;
-        let place = self.ddl.admit()?;
-        let (sender, receiver) = mpsc::channel(limits::STREAM_BACKLOG);
-        let ddl = Arc::clone(&self.ddl);
-        // Goes on when the client leaves: a task in the queue ends done or failed, never forgotten.
-        let (action, target) = describe(&statement);
-        let noted = self.audit.begin(&caller, action, &target).await?;
-        self.tasks.spawn("ddl", async move { noted.end(ddl.run(place, statement, sender).await).await });
-        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
-    }
-}
-
-/// Action and target, for the audit; without the text, which may hold what only its user may know.
-fn describe(statement: &DdlStatement) -> (&'static str, String) {
-    match statement {
-        DdlStatement::CreateDatabase { database, .. } => ("create_database", database.to_string()),
-        DdlStatement::DropDatabase { database, .. } => ("drop_database", database.to_string()),
-        DdlStatement::CreateTable { database, name, .. } => ("create_table", format!("{database}.{name}")),
-        DdlStatement::DropTable { database, name, .. } => ("drop_table", format!("{database}.{name}")),
+        let SubmitDdlRequest { statement_record, token } = request.into_inner();
+        let statement: DdlStatement = codec::decode(&statement_record).or_bad_request()?;
+        // Without one the outcome cannot be asked for again.
+        let token = if token.is_empty() { DdlToken::random() } else { DdlToken::from_wire(&token).or_bad_request()? };
+        let progress = self.ddl.submit(statement, token, &caller, &self.tasks).await?;
+        Ok(Response::new(Box::pin(ReceiverStream::new(progress))))
     }
 }
 
@@ -360,16 +350,23 @@ fn staged_messages(catalog: &Catalog, node: &NodeName) -> Vec<ListStagedReply> {
 }
 
 fn read_beat(heartbeat: Heartbeat, session: u64, caller: &Caller) -> Result<Beat, Status> {
-    let Heartbeat { node, incarnation, view_revision, failures, load } = heartbeat;
+    let Heartbeat { node, incarnation, view_revision, failures, load, config_error } = heartbeat;
     caller.must_be_node(&node)?;
     Ok(Beat {
         node: NodeName::new(node).or_bad_request()?,
         incarnation: Incarnation(incarnation),
         session,
         view_revision: Revision(view_revision),
-        failures: failures.into_iter().map(|failure| (DdlSeq(failure.ddl_seq), failure.error)).collect(),
+        failures: failures.into_iter().map(read_failure).collect(),
         load: load.unwrap_or_default(),
+        config_error,
     })
+}
+
+fn read_failure(failure: moorhouse_proto::DdlFailure) -> DdlFailure {
+    let moorhouse_proto::DdlFailure { ddl_seq, error, shard } = failure;
+    let shard = shard.and_then(|shard| u16::try_from(shard).ok()).map(ShardId);
+    DdlFailure { seq: DdlSeq(ddl_seq), shard, error }
 }
 
 fn read_place(table: &[u8], shard: u32) -> Result<TableShard, ControllerError> {

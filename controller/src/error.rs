@@ -43,7 +43,9 @@ fn code_of(refusal: &CatalogError) -> Code {
         | CatalogError::UnknownDdl(_) => Code::NotFound,
         CatalogError::NoWarehouse | CatalogError::Fenced(_) | CatalogError::NotNow(_) => Code::FailedPrecondition,
         CatalogError::WarehouseExists(_) => Code::AlreadyExists,
+        CatalogError::Stale { .. } => Code::Aborted,
         CatalogError::Sql { .. } | CatalogError::Invalid(_) => Code::InvalidArgument,
+        CatalogError::NotLoaded(_) => Code::Unavailable,
         CatalogError::Violated(_) => Code::Internal,
     }
 }

@@ -1,4 +1,5 @@
-//! What answers at `--listen`: the services while this controller leads, and a refusal that names the leader while it waits.
+//! What answers at `--listen`: the services while this controller leads, and a refusal that names the leader while it waits;
+//! reads of the store at any time.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -27,15 +28,19 @@ pub enum Role {
     Leader(Routes),
 }
 
+/// Its calls are answered by every controller.
+const READS: &str = "/moorhouse.v1.Reads/";
+
 /// Takes every call.
 #[derive(Clone)]
 pub struct Front {
     role: watch::Receiver<Role>,
+    reads: Routes,
 }
 
 impl Front {
-    pub fn routes(role: watch::Receiver<Role>) -> Routes {
-        AxumRouter::new().fallback_service(Self { role }).into()
+    pub fn routes(role: watch::Receiver<Role>, reads: Routes) -> Routes {
+        AxumRouter::new().fallback_service(Self { role, reads }).into()
     }
 }
 
@@ -49,6 +54,9 @@ impl Service<http::Request<AxumBody>> for Front {
     }
 
     fn call(&mut self, request: http::Request<AxumBody>) -> Self::Future {
+        if request.uri().path().starts_with(READS) {
+            return self.reads.clone().oneshot(request).boxed();
+        }
         match self.role.borrow().clone() {
             Role::Leader(routes) => routes.oneshot(request).boxed(),
             Role::Standby { leader } => std::future::ready(Ok(not_leader(leader.as_deref()).into_http())).boxed(),

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use moorhouse_base::clock::Clock;
-use moorhouse_catalog::state::Shard;
+use moorhouse_catalog::state::{Catalog, Shard};
 use moorhouse_catalog::state::orphans::ObjectUse;
 use moorhouse_catalog::{FileEntry, Location, Manifest, ObjectKey, PackedPart, PartPath, TableShard};
 use moorhouse_objects::Objects;
@@ -102,13 +102,14 @@ impl Fsck {
     }
 
     async fn references(&self, report: &mut Report) -> Result<Vec<Reference>, WalkError> {
-        let parts = self.owner.read(|catalog| {
-            let packed = |(at, shard): (TableShard, &Shard)| {
+        let mut parts = Vec::new();
+        for at in self.owner.table_shards().await? {
+            let packed = move |_: &Catalog, shard: &Shard| {
                 shard.parts.iter().map(|(path, part)| (at, path.clone(), part.clone())).collect::<Vec<_>>()
             };
-            catalog.live_shards().flat_map(packed).collect::<Vec<_>>()
-        });
-        let parts = parts.await?;
+            // Dropped since: it has no parts.
+            parts.extend(self.owner.read_shard(at, packed).await?.unwrap_or_default());
+        }
         report.summary.parts = parts.len() as u64;
         let files = |(at, path, part): (TableShard, PartPath, PackedPart)| {
             let part = Arc::new(part.open(at, &path));
@@ -179,11 +180,10 @@ impl Fsck {
     /// Whether the catalog still has the file in that place.
     async fn still_refers(&self, reference: &Reference) -> Result<bool, WalkError> {
         let (at, part, file) = (reference.at, reference.part.part.clone(), reference.file().clone());
-        let there = self.owner.read(move |catalog| {
-            let now = catalog.shard(at).and_then(|shard| shard.manifest(at, &part));
-            now.is_some_and(|manifest| manifest.files.contains(&file))
+        let there = self.owner.read_shard(at, move |_, shard| {
+            shard.manifest(at, &part).is_some_and(|manifest| manifest.files.contains(&file))
         });
-        Ok(there.await?)
+        Ok(there.await?.unwrap_or(false))
     }
 }
 

@@ -6,9 +6,10 @@ use std::time::Duration;
 pub const MAILBOX: usize = 1_024;
 /// Requests that one round of the owner loop takes.
 pub const ROUND: usize = 256;
-/// A group commit ends once it has so many writes or bytes, which leaves room for one more command below etcd's 128 and 1.5 MiB.
-pub const BATCH_WRITES: usize = 64;
-pub const BATCH_BYTES: usize = 512 << 10;
+/// Writes and bytes of one group commit: below etcd's 128 operations, of which one is the store's own, and its 1.5 MiB. The
+/// bytes are those of the records; keys and framing come on top.
+pub const BATCH_WRITES: usize = 120;
+pub const BATCH_BYTES: usize = 1 << 20;
 /// Changelog entries that a watcher may lag behind; then its stream ends and it takes snapshots.
 pub const CHANGELOG_BACKLOG: usize = 4_096;
 /// Messages that wait in one gRPC stream.
@@ -19,7 +20,14 @@ pub const MESSAGE_BYTES: usize = 64 << 20;
 pub const DDL_AT_ONCE: usize = 64;
 /// A live node that has not applied a DDL task after this fails it.
 pub const DDL_TIMEOUT: Duration = Duration::from_secs(60);
+/// After the first node has failed a task, the others have so long to say what they have against it.
+pub const DDL_FAILURE_GATHER: Duration = Duration::from_millis(500);
+/// How often the progress of a task that takes long is noted in its record, and how often its deadlines are looked at.
+pub const DDL_NOTE_INTERVAL: Duration = Duration::from_secs(1);
+pub const DDL_LOOK: Duration = Duration::from_millis(100);
 pub const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Every live node obeys a change of documents within this.
+pub const DOCUMENTS_TIMEOUT: Duration = Duration::from_secs(60);
 /// Moves kept for `moorctl`.
 pub const MOVES_KEPT: usize = 1_000;
 /// Rebalance and drain requests that run or wait at once.
@@ -46,6 +54,15 @@ pub const MOVE_STEP_TIMEOUT: Duration = Duration::from_secs(5);
 pub const CANCEL_ATTEMPTS: u32 = 60;
 pub const CANCEL_RETRY: Duration = Duration::from_secs(1);
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Part lists that are read from the store at once, and requests that wait for them.
+pub const LISTS_AT_ONCE: usize = 8;
+pub const PARKED: usize = 4_096;
+/// When part lists take more memory than they may, they are dropped to one such part below it.
+pub const LISTS_SLACK: usize = 10;
+/// How often a read past the leader looks again at what changes meanwhile.
+pub const STORE_READS: usize = 5;
+/// What such reads keep in memory, as a part of what part lists may take.
+pub const READS_SHARE: usize = 8;
 /// Time between sweeps, and objects deleted in one.
 pub const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 pub const SWEEP_OBJECTS: usize = 64;

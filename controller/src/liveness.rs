@@ -5,9 +5,18 @@ use std::time::Duration;
 
 use moorhouse_catalog::directory::Directory;
 use moorhouse_catalog::state::{CatalogError, Fence};
-use moorhouse_catalog::{DdlSeq, Incarnation, NodeName, Revision};
+use moorhouse_catalog::{DdlSeq, Incarnation, NodeName, Revision, ShardId};
 use moorhouse_proto::NodeLoad;
 use tokio::time::Instant;
+
+/// What of its view a node could not apply.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DdlFailure {
+    pub seq: DdlSeq,
+    /// `None`: it is not about one shard.
+    pub shard: Option<ShardId>,
+    pub error: String,
+}
 
 /// One heartbeat, read.
 #[derive(Debug, Clone)]
@@ -17,8 +26,9 @@ pub struct Beat {
     /// The stream it came by, so that the end of an older stream does not take a node down.
     pub session: u64,
     pub view_revision: Revision,
-    pub failures: Vec<(DdlSeq, String)>,
+    pub failures: Vec<DdlFailure>,
     pub load: NodeLoad,
+    pub config_error: String,
 }
 
 /// What a node's newest process last said.
@@ -29,8 +39,10 @@ pub struct NodeLive {
     pub up: bool,
     /// Newest view that its engine has applied.
     pub view_revision: Revision,
-    pub failures: Vec<(DdlSeq, String)>,
+    pub failures: Vec<DdlFailure>,
     pub load: NodeLoad,
+    /// Why its engine runs with an older configuration than the view's; empty: it does not.
+    pub config_error: String,
     heard: Instant,
 }
 
@@ -53,15 +65,15 @@ impl Liveness {
 
     /// True if something changed that others wait for; load alone is nothing to wake up for.
     pub fn hear(&mut self, directory: &Directory, beat: Beat, now: Instant) -> Result<bool, CatalogError> {
-        let Beat { node, incarnation, session, view_revision, failures, load } = beat;
+        let Beat { node, incarnation, session, view_revision, failures, load, config_error } = beat;
         let Some(known) = directory.nodes.get(&node) else { return Err(CatalogError::UnknownNode(node)) };
         if known.incarnation != incarnation {
             let fence = Fence::Incarnation { node, newest: known.incarnation, claimed: incarnation };
             return Err(CatalogError::Fenced(fence));
         }
-        let live = NodeLive { incarnation, session, up: true, view_revision, failures, load, heard: now };
+        let live = NodeLive { incarnation, session, up: true, view_revision, failures, load, config_error, heard: now };
         let before = self.0.insert(node, live.clone());
-        let seen = |l: &NodeLive| (l.incarnation, l.up, l.view_revision, l.failures.clone());
+        let seen = |l: &NodeLive| (l.incarnation, l.up, l.view_revision, l.failures.clone(), l.config_error.clone());
         Ok(before.as_ref().map(seen) != Some(seen(&live)))
     }
 

@@ -31,7 +31,18 @@ metric!(STORE_FULL: IntGauge = register_int_gauge!(
     "moorhouse_controller_store_full",
     "1 while the store refuses writes because its quota is used up."));
 metric!(TABLES: IntGauge = register_int_gauge!("moorhouse_controller_tables", "Tables, those being created included."));
-metric!(PARTS: IntGauge = register_int_gauge!("moorhouse_controller_parts", "Parts, covered ones included."));
+metric!(PARTS_LOADED: IntGauge = register_int_gauge!(
+    "moorhouse_controller_parts_loaded",
+    "Parts in part lists that are in memory, covered ones included."));
+metric!(PART_LISTS_BYTES: IntGauge =
+    register_int_gauge!("moorhouse_controller_part_lists_bytes", "Memory that part lists take, about."));
+metric!(PART_LISTS_DROPPED: IntCounter = register_int_counter!(
+    "moorhouse_controller_part_lists_dropped_total",
+    "Part lists that were dropped from memory to make room."));
+metric!(PART_LIST_SECONDS: Histogram = register_histogram!(histogram_opts!(
+    "moorhouse_controller_part_list_load_seconds",
+    "Time to read one part list from the store.",
+    vec![0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0])));
 metric!(NODES_UP: IntGauge = register_int_gauge!("moorhouse_controller_nodes_up", "Nodes whose lease is alive."));
 metric!(VIEWS_PUBLISHED: IntCounter =
     register_int_counter!("moorhouse_controller_views_published_total", "Views sent to agents and gateways."));

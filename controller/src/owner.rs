@@ -2,15 +2,18 @@
 //!
 //! A round takes what waits in the mailbox, applies it, makes all of its writes durable in one store transaction, publishes,
 //! and only then answers. If the store does not confirm, nobody is told that anything happened: the state is loaded
-//! again. Reads are answered after the writes of their round.
+//! again. Reads are answered after the writes of their round. What needs a part list that is not in memory waits for it in
+//! [`Lists`].
 
-use std::collections::BTreeMap;
+mod batch;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use moorhouse_base::clock::Clock;
-use moorhouse_catalog::entry::Write;
-use moorhouse_catalog::state::{Applied, Catalog, CatalogError, Command, Limits, Reply, Undo};
+use moorhouse_catalog::state::{
+    Applied, Catalog, CatalogError, Command, LISTS, Limits, NotHere, NotLoaded, Reply, Shard,
+};
 use moorhouse_catalog::store::{Leadership, Store, StoreError};
 use moorhouse_catalog::{NodeName, PartChange, Revision, TableShard, Version};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
@@ -19,9 +22,14 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::error::ControllerError;
+use crate::lists::{Lists, Loaded};
 use crate::liveness::{Beat, Liveness};
 use crate::published::Published;
 use crate::{limits, metrics};
+use batch::Batch;
+
+/// Looks at the catalog, or hears why it cannot. Run again once the lists are loaded that it asks for.
+type Reading = Box<dyn FnMut(Result<&Catalog, ControllerError>) -> Result<(), NotLoaded> + Send>;
 
 type Answer<T> = oneshot::Sender<Result<T, ControllerError>>;
 
@@ -30,7 +38,11 @@ enum Request {
         command: Box<Command>,
         answer: Answer<Reply>,
     },
-    Read(Box<dyn FnOnce(&Catalog) + Send>),
+    Read {
+        read: Reading,
+        /// The list that it is about.
+        at: Option<TableShard>,
+    },
     Heartbeat {
         beat: Beat,
         answer: Answer<()>,
@@ -72,10 +84,50 @@ impl Owner {
         &self,
         read: impl FnOnce(&Catalog) -> T + Send + 'static,
     ) -> Result<T, ControllerError> {
+        let mut read = Some(read);
+        self.read_when_loaded(None, move |catalog| Ok(read.take().map(|read| read(catalog))))
+            .await?
+            .ok_or(ControllerError::Stopping)
+    }
+
+    /// The same of one table shard, whose list is loaded for it; `None` if there is no such table shard.
+    pub async fn read_shard<T: Send + 'static>(
+        &self,
+        at: TableShard,
+        mut read: impl FnMut(&Catalog, &Shard) -> T + Send + 'static,
+    ) -> Result<Option<T>, ControllerError> {
+        let read = move |catalog: &Catalog| match catalog.shard(at) {
+            Ok(shard) => Ok(Some(read(catalog, shard))),
+            Err(NotHere::Unknown(_)) => Ok(None),
+            Err(NotHere::NotLoaded(needed)) => Err(needed),
+        };
+        self.read_when_loaded(Some(at), read).await
+    }
+
+    /// As [`Owner::read`]; run again when the lists are here that it says it needs.
+    pub async fn read_when_loaded<T: Send + 'static>(
+        &self,
+        at: Option<TableShard>,
+        mut read: impl FnMut(&Catalog) -> Result<T, NotLoaded> + Send + 'static,
+    ) -> Result<T, ControllerError> {
         let (answer, answered) = oneshot::channel();
-        let answering = move |catalog: &Catalog| drop(answer.send(read(catalog)));
-        self.send(Request::Read(Box::new(answering))).await?;
-        answered.await.map_err(|_| ControllerError::Stopping)
+        let mut answer = Some(answer);
+        let reading = move |catalog: Result<&Catalog, ControllerError>| {
+            let found = match catalog {
+                Ok(catalog) => Ok(read(catalog)?),
+                Err(error) => Err(error),
+            };
+            // Whoever asked may have left.
+            let _ = answer.take().map(|answer| answer.send(found));
+            Ok(())
+        };
+        self.send(Request::Read { read: Box::new(reading), at }).await?;
+        answered.await.unwrap_or(Err(ControllerError::Stopping))
+    }
+
+    /// Table shards of tables that are not dropped, and that were written.
+    pub async fn table_shards(&self) -> Result<Vec<TableShard>, ControllerError> {
+        self.read(|catalog| catalog.live_shards().map(|(at, _)| at).collect()).await
     }
 
     pub async fn heartbeat(&self, beat: Beat) -> Result<(), ControllerError> {
@@ -130,15 +182,33 @@ pub struct OwnerLoop {
     clock: Arc<dyn Clock>,
     lease: Duration,
     mailbox: mpsc::Receiver<Request>,
+    lists: Lists<Request>,
     published: watch::Sender<Published>,
     changelog: broadcast::Sender<ChangelogEvent>,
 }
 
-/// Reads the whole catalog.
+/// Reads the catalog but for its part lists.
 pub async fn load(store: &dyn Store, limits: Limits) -> Result<Catalog, OwnerEnd> {
-    let records = store.range(b"").await.map_err(|error| OwnerEnd::Unreadable(error.to_string()))?;
+    let mut records = Vec::new();
+    let mut from = Vec::new();
+    for list in LISTS {
+        records.extend(store.range_between(&from, list).await.map_err(unreadable)?);
+        from = moorhouse_catalog::store::end_of(list);
+    }
+    records.extend(store.range_between(&from, b"").await.map_err(unreadable)?);
     let records = records.iter().map(|(key, value)| (key.as_slice(), value.as_slice()));
-    Catalog::load(limits, records).map_err(|error| OwnerEnd::Unreadable(error.to_string()))
+    Catalog::load_without_lists(limits, records).map_err(unreadable)
+}
+
+/// Reads all of it.
+pub async fn load_whole(store: &dyn Store, limits: Limits) -> Result<Catalog, OwnerEnd> {
+    let records = store.range(b"").await.map_err(unreadable)?;
+    let records = records.iter().map(|(key, value)| (key.as_slice(), value.as_slice()));
+    Catalog::load(limits, records).map_err(unreadable)
+}
+
+fn unreadable(error: impl std::fmt::Display) -> OwnerEnd {
+    OwnerEnd::Unreadable(error.to_string())
 }
 
 /// What the loop is made of.
@@ -149,11 +219,13 @@ pub struct OwnerSetup {
     pub clock: Arc<dyn Clock>,
     /// A node that is silent for longer is down.
     pub lease: Duration,
+    /// Memory that part lists may take, about.
+    pub lists_bytes: usize,
 }
 
 impl OwnerLoop {
     pub fn new(setup: OwnerSetup) -> (Self, Owner) {
-        let OwnerSetup { catalog, store, leadership, clock, lease } = setup;
+        let OwnerSetup { catalog, store, leadership, clock, lease, lists_bytes } = setup;
         let (sender, mailbox) = mpsc::channel(limits::MAILBOX);
         let (changelog, _) = broadcast::channel(limits::CHANGELOG_BACKLOG);
         let (published, receiver) = watch::channel(Published {
@@ -163,7 +235,8 @@ impl OwnerLoop {
         });
         let owner = Owner { mailbox: sender, published: receiver, changelog: changelog.clone() };
         let limits = *catalog.limits();
-        (Self { catalog, limits, store, leadership, clock, lease, mailbox, published, changelog }, owner)
+        let lists = Lists::new(Arc::clone(&store), lists_bytes);
+        (Self { catalog, limits, store, leadership, clock, lease, mailbox, lists, published, changelog }, owner)
     }
 
     /// Until `stop`; answers with the leadership, to be given up last.
@@ -173,11 +246,14 @@ impl OwnerLoop {
         let mut waiting = Vec::with_capacity(limits::ROUND);
         self.count();
         loop {
+            let mut freed = self.lists.freed();
+            self.round(&mut freed).await?;
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return Ok(self.leadership),
                 () = self.leadership.lost() => return Err(OwnerEnd::Deposed),
                 _ = leases.tick() => self.expire_leases(),
+                loaded = self.lists.loaded() => self.take_in(loaded).await?,
                 taken = self.mailbox.recv_many(&mut waiting, limits::ROUND) => {
                     if taken == 0 {
                         return Ok(self.leadership);
@@ -188,18 +264,37 @@ impl OwnerLoop {
         }
     }
 
+    /// A list is here, or cannot be had: those who waited for it go on.
+    async fn take_in(&mut self, loaded: Loaded) -> Result<(), OwnerEnd> {
+        let (mut ready, refused) = self.lists.take_in(&mut self.catalog, loaded);
+        for (request, error) in refused {
+            request.refuse(ControllerError::Unavailable(error));
+        }
+        self.round(&mut ready).await
+    }
+
     async fn round(&mut self, waiting: &mut Vec<Request>) -> Result<(), OwnerEnd> {
         let mut batch = Batch::default();
         let mut reads = Vec::new();
         for request in waiting.drain(..) {
             match request {
                 Request::Apply { command, answer } => {
-                    batch.add(self.apply(*command), answer);
-                    if batch.is_full() {
-                        self.commit(std::mem::take(&mut batch)).await?;
+                    // What is published must be confirmed, and only commits of parts change nothing that is published.
+                    if !matches!(*command, Command::CommitParts(_)) && batch.is_large() {
+                        self.commit(std::mem::take(&mut batch), &mut Batch::default()).await?;
+                    }
+                    match self.apply(*command) {
+                        Tried::Done(Ok(applied)) if !batch.has_room_for(&applied) => {
+                            let mut next = Batch::default();
+                            next.add(Ok(applied), answer);
+                            self.commit(std::mem::take(&mut batch), &mut next).await?;
+                            batch = next;
+                        }
+                        Tried::Done(applied) => batch.add(applied, answer),
+                        Tried::Later(command, needed) => self.park(Request::Apply { command, answer }, needed),
                     }
                 }
-                Request::Read(read) => reads.push(read),
+                Request::Read { read, at } => reads.push((read, at)),
                 Request::Heartbeat { beat, answer } => drop(answer.send(self.hear(beat))),
                 Request::Disconnected { node, session } => self.disconnect(&node, session),
                 Request::Ready(revision) => self.published.send_modify(|shown| {
@@ -207,20 +302,57 @@ impl OwnerLoop {
                 }),
             }
         }
-        self.commit(batch).await?;
-        reads.into_iter().for_each(|read| read(&self.catalog));
+        self.commit(batch, &mut Batch::default()).await?;
+        for (mut read, at) in reads {
+            if !self.leadership.is_certain() {
+                // Another may lead, and have changed what is in memory here.
+                Request::Read { read, at }
+                    .refuse(ControllerError::Unavailable("the leadership may be lost".to_owned()));
+                continue;
+            }
+            match read(Ok(&self.catalog)) {
+                Ok(()) => at.into_iter().for_each(|at| self.lists.touch(at)),
+                Err(needed) => self.park(Request::Read { read, at }, needed),
+            }
+        }
+        self.lists.shrink(&mut self.catalog);
+        self.count();
         Ok(())
     }
 
-    fn apply(&mut self, command: Command) -> Result<Applied, CatalogError> {
-        let applied = self.catalog.apply(command, self.clock.now_ms());
-        if let Err(CatalogError::Violated(violation)) = &applied {
-            error!(%violation, "a command was refused by an invariant: this is a bug");
+    fn apply(&mut self, command: Command) -> Tried {
+        if let Err(needed) = self.catalog.is_ready_for(&command) {
+            return Tried::Later(Box::new(command), needed);
         }
-        applied
+        // A commit is large, and needs nothing more; others are small.
+        let again = match &command {
+            Command::CommitParts(commit) => {
+                self.lists.touch(commit.at);
+                None
+            }
+            other => Some(Box::new(other.clone())),
+        };
+        let applied = self.catalog.apply(command, self.clock.now_ms());
+        match (applied, again) {
+            (Err(CatalogError::NotLoaded(needed)), Some(command)) => Tried::Later(command, needed),
+            (Err(CatalogError::Violated(violation)), _) => {
+                error!(%violation, "a command was refused by an invariant: this is a bug");
+                Tried::Done(Err(violation.into()))
+            }
+            (applied, _) => Tried::Done(applied),
+        }
     }
 
-    async fn commit(&mut self, batch: Batch) -> Result<(), OwnerEnd> {
+    fn park(&mut self, request: Request, needed: NotLoaded) {
+        if self.lists.is_full() {
+            request.refuse(ControllerError::Unavailable("too many requests wait for part lists".to_owned()));
+        } else {
+            self.lists.park(&self.catalog, request, needed);
+        }
+    }
+
+    /// `later` was applied after `batch`, and is to be committed next: if `batch` fails, it fails too, and is empty then.
+    async fn commit(&mut self, batch: Batch, later: &mut Batch) -> Result<(), OwnerEnd> {
         let Batch { answers, writes, changes, undo, .. } = batch;
         if !writes.is_empty() {
             let begun = Instant::now();
@@ -232,15 +364,19 @@ impl OwnerLoop {
                 // Certain not to have happened: what is in memory is taken back, and reads go on.
                 metrics::COMMIT_FAILURES.inc();
                 error!(text, "the store takes no writes");
+                let later = std::mem::take(later);
+                self.catalog.undo(later.undo);
                 self.catalog.undo(undo);
                 let full = || ControllerError::StoreFull(text.clone());
-                answers.into_iter().for_each(|(answer, _)| drop(answer.send(Err(full()))));
+                let answers = answers.into_iter().chain(later.answers);
+                answers.for_each(|(answer, _)| drop(answer.send(Err(full()))));
                 return Ok(());
             }
             if let Err(error) = committed {
                 self.reload_after(&error).await?;
                 let unavailable = || ControllerError::Unavailable(error.to_string());
-                answers.into_iter().for_each(|(answer, _)| drop(answer.send(Err(unavailable()))));
+                let answers = answers.into_iter().chain(std::mem::take(later).answers);
+                answers.for_each(|(answer, _)| drop(answer.send(Err(unavailable()))));
                 return Ok(());
             }
             metrics::COMMITS.inc_by(answers.len() as u64);
@@ -276,6 +412,7 @@ impl OwnerLoop {
         // What did happen was not announced: watchers take snapshots.
         let _ = self.changelog.send(ChangelogEvent::Broken);
         self.publish();
+        self.lists.begin_anew(&self.catalog);
         info!(revision = self.catalog.directory().revision.0, "the catalog is loaded again");
         Ok(())
     }
@@ -288,11 +425,8 @@ impl OwnerLoop {
     }
 
     fn publish(&self) {
-        self.count();
         self.published.send_if_modified(|shown| {
-            if shown.directory.revision == self.catalog.directory().revision
-                && shown.directory == *self.catalog.directory()
-            {
+            if Arc::ptr_eq(&shown.directory, self.catalog.directory()) {
                 return false;
             }
             shown.directory = Arc::clone(self.catalog.directory());
@@ -345,7 +479,8 @@ impl OwnerLoop {
 
     fn count(&self) {
         metrics::TABLES.set(self.catalog.directory().tables.len() as i64);
-        metrics::PARTS.set(self.catalog.shards().values().map(|shard| shard.parts.len() as i64).sum());
+        metrics::PARTS_LOADED.set(self.catalog.loaded_parts() as i64);
+        metrics::PART_LISTS_BYTES.set(self.catalog.memory_bytes() as i64);
     }
 
     fn count_nodes(&self) {
@@ -353,34 +488,21 @@ impl OwnerLoop {
     }
 }
 
-/// Commands of one store transaction.
-#[derive(Default)]
-struct Batch {
-    answers: Vec<(Answer<Reply>, Result<Reply, CatalogError>)>,
-    /// The newest write of each key is the one that counts.
-    writes: BTreeMap<Vec<u8>, Write>,
-    bytes: usize,
-    changes: Vec<(TableShard, Version, Arc<PartChange>)>,
-    undo: Undo,
+/// What came of a command.
+enum Tried {
+    Done(Result<Applied, CatalogError>),
+    /// To be tried again when these lists are here.
+    Later(Box<Command>, NotLoaded),
 }
 
-impl Batch {
-    fn add(&mut self, applied: Result<Applied, CatalogError>, answer: Answer<Reply>) {
-        let reply = applied.map(|Applied { reply, writes, changes, undo }| {
-            self.undo.extend(undo);
-            for write in writes {
-                if let Write::Put { value, .. } = &write {
-                    self.bytes += value.len();
-                }
-                self.writes.insert(write.key().to_vec(), write);
-            }
-            self.changes.extend(changes);
-            reply
-        });
-        self.answers.push((answer, reply));
-    }
-
-    fn is_full(&self) -> bool {
-        self.writes.len() >= limits::BATCH_WRITES || self.bytes >= limits::BATCH_BYTES
+impl Request {
+    fn refuse(self, error: ControllerError) {
+        match self {
+            Self::Apply { answer, .. } => drop(answer.send(Err(error))),
+            // It has nothing to ask for.
+            Self::Read { mut read, .. } => drop(read(Err(error))),
+            Self::Heartbeat { answer, .. } => drop(answer.send(Err(error))),
+            Self::Disconnected { .. } | Self::Ready(_) => {}
+        }
     }
 }

@@ -11,13 +11,16 @@ use moorhouse_base::clock::{Clock, SystemClock};
 use moorhouse_base::secret::Secret;
 use moorhouse_base::tasks::TaskGroup;
 use moorhouse_base::telemetry;
+use moorhouse_catalog::links::StoreForm;
 use moorhouse_catalog::state::{Catalog, Command, Limits};
 use moorhouse_catalog::store::{self, Leadership, Store};
 use moorhouse_catalog::{ShardCount, Warehouse, WarehouseId};
 use moorhouse_objects::Objects;
 use moorhouse_proto::admin_server::AdminServer;
 use moorhouse_proto::controller_server::ControllerServer;
+use moorhouse_proto::documents_server::DocumentsServer;
 use moorhouse_proto::enrolment_server::EnrolmentServer;
+use moorhouse_proto::reads_server::ReadsServer;
 use moorhouse_proto::security_server::SecurityServer;
 use moorhouse_security::{Callers, Credentials, GuardLayer, RoleKind, incoming};
 use tokio::net::TcpListener;
@@ -31,12 +34,15 @@ use crate::agents::Agents;
 use crate::config::Config;
 use crate::controller_service::ControllerService;
 use crate::ddl::Ddl;
+use crate::documents::DocumentService;
 use crate::front::{Front, Role, follow_leader};
 use crate::fsck::Fsck;
 use crate::limits;
 use crate::moves::Mover;
 use crate::owner::{self, Owner, OwnerEnd, OwnerLoop, OwnerSetup};
+use crate::reads::StoreReads;
 use crate::security::{Audit, EnrolmentService, Issuer, SecurityService};
+use crate::tally::Tallies;
 use crate::{restore, sweeper};
 
 /// Why the controller did not start; one line, with the remedy. Exit code 2.
@@ -61,13 +67,15 @@ pub async fn start(config: &Config) -> Result<Running, StartError> {
     // Early, before others are asked; each is bound again in its turn.
     drop(bind("--listen", config.listen).await?);
     drop(bind("--metrics", config.metrics).await?);
-    let store = store::open(&config.store).await.map_err(|error| StartError(error.to_string()))?;
+    let store =
+        store::open_with(&config.store, &config.store_access).await.map_err(|error| StartError(error.to_string()))?;
     start_on(config, store, Arc::new(SystemClock)).await
 }
 
 /// Puts a backup into the empty store that the configuration names. Answers with the number of records.
 pub async fn restore(config: &Config, file: &Path) -> Result<usize, StartError> {
-    let store = store::open(&config.store).await.map_err(|error| StartError(error.to_string()))?;
+    let store =
+        store::open_with(&config.store, &config.store_access).await.map_err(|error| StartError(error.to_string()))?;
     restore::restore(file, &*store, config.leader_ttl).await.map_err(StartError)
 }
 
@@ -108,7 +116,8 @@ pub async fn start_on(config: &Config, store: Arc<dyn Store>, clock: Arc<dyn Clo
     let ground = Ground { store: Arc::clone(&store), clock, objects, agents, issuer };
     let serving = TaskGroup::new();
     let (role, roles) = watch::channel(Role::Standby { leader: None });
-    let address = serve(config, Front::routes(roles), credentials, &serving).await?;
+    let reads = ReadsServer::new(StoreReads::new(Arc::clone(&store), config.lists_bytes / limits::READS_SHARE));
+    let address = serve(config, Front::routes(roles, Routes::new(reads)), credentials, &serving).await?;
     serving.spawn("leader", follow_leader(Arc::clone(&store), role.clone()));
     let config = Config { listen: address, ..config.clone() };
     let Leading { routes, tasks, ended } = lead(&config, ground).await?;
@@ -131,8 +140,14 @@ pub async fn lead(config: &Config, ground: Ground) -> Result<Leading, StartError
     let (catalog, leadership) = open_catalog(config, &store, leadership, &*clock).await?;
     claim(&objects, &catalog).await?;
 
-    let setup =
-        OwnerSetup { catalog, store: Arc::clone(&store), leadership, clock: Arc::clone(&clock), lease: config.lease };
+    let setup = OwnerSetup {
+        catalog,
+        store: Arc::clone(&store),
+        leadership,
+        clock: Arc::clone(&clock),
+        lease: config.lease,
+        lists_bytes: config.lists_bytes,
+    };
     let (owner_loop, owner) = OwnerLoop::new(setup);
     let tasks = TaskGroup::new();
     let (end, ended) = oneshot::channel();
@@ -140,11 +155,11 @@ pub async fn lead(config: &Config, ground: Ground) -> Result<Leading, StartError
     tasks.spawn_uncancelled("owner", async move { drop(end.send(owner_loop.run(stop).await)) });
 
     let agents = Arc::new(agents);
-    let ddl = Arc::new(Ddl::new(owner.clone(), Arc::clone(&agents)));
+    let ddl = Arc::new(Ddl::new(owner.clone(), Arc::clone(&agents), config.lease));
     let mover = Arc::new(Mover::new(owner.clone(), Arc::clone(&agents)));
     let fsck = Fsck { owner: owner.clone(), objects: objects.clone(), agents, clock: Arc::clone(&clock) };
     let recovered = async {
-        ddl.fail_abandoned().await?;
+        ddl.resume(&tasks).await?;
         Arc::clone(&mover).cancel_abandoned(&tasks).await
     };
     recovered.await.map_err(|error| StartError(format!("the catalog could not be put in order: {error}")))?;
@@ -199,8 +214,10 @@ async fn open_catalog(
     };
     let failed = |error: &dyn std::fmt::Display| StartError(format!("{}: {error}", store.describe()));
     let mut catalog = owner::load(&**store, limits).await.map_err(|error| failed(&error))?;
-    let broken_off = catalog.directory().warehouse.is_none() && catalog != Catalog::empty(limits);
-    if broken_off {
+    if catalog.form() != Some(StoreForm::NEWEST) && catalog.directory().warehouse.is_some() {
+        catalog = upgrade(catalog, &**store, &leadership).await.map_err(|error| failed(&error))?;
+    }
+    if catalog.directory().warehouse.is_none() && !store.range(b"").await.map_err(|error| failed(&error))?.is_empty() {
         let what = "it holds a restore that was broken off: empty it, and restore again";
         return Err(failed(&what));
     }
@@ -215,6 +232,24 @@ async fn open_catalog(
         store.commit(&leadership, applied.writes).await.map_err(|error| failed(&error))?;
     }
     Ok((catalog, leadership))
+}
+
+/// What an older build wrote is given the form in which part lists can be left in the store.
+async fn upgrade(catalog: Catalog, store: &dyn Store, leadership: &Leadership) -> Result<Catalog, String> {
+    if let Some(StoreForm(newer)) = catalog.form().filter(|form| *form > StoreForm::NEWEST) {
+        return Err(format!(
+            "its form is {newer}, newer than this build's {}: upgrade this process",
+            StoreForm::NEWEST.0
+        ));
+    }
+    let bounds = *catalog.limits();
+    let writes = owner::load_whole(store, bounds).await.map_err(|error| error.to_string())?.upgrade();
+    info!(writes = writes.len(), "the store of an older build is brought up to date");
+    // The one that says that it is done comes last.
+    for step in writes.chunks(limits::RESTORE_WRITES) {
+        store.commit(leadership, step.to_vec()).await.map_err(|error| error.to_string())?;
+    }
+    owner::load(store, bounds).await.map_err(|error| error.to_string())
 }
 
 fn new_warehouse(config: &Config) -> Result<Warehouse, StartError> {
@@ -273,11 +308,11 @@ fn routes(config: &Config, services: Services, tasks: &TaskGroup) -> Routes {
         lease: config.lease,
         sessions: AtomicU64::new(1),
         callers,
-        audit: audit.clone(),
     };
     let objects = config.objects.to_string();
     let security =
         SecurityService { owner: owner.clone(), audit: audit.clone(), callers, issuer: issuer.clone(), clock };
+    let documents = DocumentService { owner: owner.clone(), audit: audit.clone(), callers };
     let enrolment = EnrolmentService { owner: owner.clone(), audit: audit.clone(), callers, issuer };
     let admin = AdminService {
         owner,
@@ -289,10 +324,12 @@ fn routes(config: &Config, services: Services, tasks: &TaskGroup) -> Routes {
         store: store.describe(),
         durable: store,
         objects,
+        tallies: Tallies::default(),
     };
     Routes::new(ControllerServer::new(controller).max_decoding_message_size(limits::MESSAGE_BYTES))
         .add_service(AdminServer::new(admin))
         .add_service(SecurityServer::new(security))
+        .add_service(DocumentsServer::new(documents))
         .add_service(EnrolmentServer::new(enrolment))
 }
 

@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 use moorhouse_security::Lifetime;
 
 use crate::cache::CacheCommand;
+use crate::ddl::DdlCommand;
+use crate::documents::{AccessCommand, ConfigCommand};
 use crate::meta::MetaCommand;
 use crate::security::{CertCommand, TokenCommand};
 
@@ -60,6 +62,15 @@ pub enum Command {
     /// What is on the nodes' SSDs
     #[command(subcommand)]
     Cache(CacheCommand),
+    /// ClickHouse's settings, as a document with versions
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Users, roles, row filters, quotas, profiles
+    #[command(subcommand)]
+    Access(AccessCommand),
+    /// Statements of the distributed DDL queue
+    #[command(subcommand)]
+    Ddl(DdlCommand),
     /// Shard moves of this controller's lifetime
     #[command(subcommand)]
     Move(MoveCommand),
@@ -218,6 +229,11 @@ pub enum PartCommand {
 
 #[derive(Debug, Subcommand)]
 pub enum TableCommand {
+    /// One table, and what each of its shards has: node, version, parts, rows, bytes
+    Show {
+        /// DATABASE.TABLE
+        table: String,
+    },
     /// Changes settings of one table and shows all that it has; what it has not is the node's default
     Set {
         /// DATABASE.TABLE

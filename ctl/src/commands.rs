@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use moorhouse_proto::{ListPartsRequest, StatusReply, TableSetting};
+use moorhouse_proto::{ListPartsRequest, ShowTableReply, StatusReply, TableSetting};
 use moorhouse_security::TlsFlags;
 use serde_json::{Value, json};
 
@@ -11,8 +11,10 @@ use crate::args::{
 };
 use crate::cache;
 use crate::controller::{Controller, follow_moves};
+use crate::ddl;
 use crate::dev;
 use crate::dev::state::{DevDir, DevState};
+use crate::documents;
 use crate::error::CtlError;
 use crate::fsck;
 use crate::meta::{self, MetaCommand};
@@ -78,10 +80,17 @@ async fn ask(
         }
         Command::Move(MoveCommand::List) => list_moves(controller).await?.print(output),
         Command::Group(GroupCommand::Show { name }) => show_group(controller, &name, state, output).await,
+        Command::Table(TableCommand::Show { table }) => {
+            let (database, table) = read_table(&table)?;
+            print_shown(&controller.show_table(database, table).await?, output)
+        }
         Command::Table(TableCommand::Set { table, settings }) => {
             set_table(controller, &table, settings).await?.print(output)
         }
         Command::Cache(command) => cache::run(controller, command, output).await,
+        Command::Config(command) => documents::config(controller, command, output).await,
+        Command::Access(command) => documents::access(controller, command, output).await,
+        Command::Ddl(command) => ddl::run(controller, command, output).await,
         Command::Fsck(args) => fsck::run(controller, args, output).await,
         Command::Meta(MetaCommand::Backup { file }) => meta::backup(controller, &file).await,
         Command::Meta(MetaCommand::Check) => meta::check(controller, output).await,
@@ -213,6 +222,57 @@ async fn list_parts(controller: &mut Controller, table: Option<&str>, all: bool)
         ]);
     }
     Ok(listing)
+}
+
+fn print_shown(table: &ShowTableReply, output: Output) -> Result<(), CtlError> {
+    let mut about = vec![
+        ("table".to_owned(), format!("{}.{}", table.database, table.table)),
+        ("id".to_owned(), table.id.clone()),
+        ("owner".to_owned(), table.owner.clone()),
+        ("engine".to_owned(), table.engine.clone()),
+    ];
+    about.extend(table.settings.iter().map(|setting| (setting.name.clone(), setting.value.clone())));
+    let mut shards = Listing::new(&[
+        "shard",
+        "node",
+        "epoch",
+        "version",
+        "parts",
+        "covered",
+        "rows",
+        "bytes_staged",
+        "bytes_stored",
+        "loaded",
+    ]);
+    for shard in &table.shards {
+        shards.push([
+            json!(shard.shard),
+            json!(shard.node),
+            json!(shard.epoch),
+            json!(shard.version),
+            json!(shard.parts),
+            json!(shard.covered),
+            json!(shard.rows),
+            json!(shard.bytes_staged),
+            json!(shard.bytes_stored),
+            json!(shard.loaded),
+        ]);
+    }
+    match output {
+        Output::Json => {
+            let mut document: serde_json::Map<String, Value> =
+                about.into_iter().map(|(name, value)| (name, json!(value))).collect();
+            document.insert("shards".to_owned(), shards.to_json());
+            print_json(&Value::Object(document))
+        }
+        Output::Table => {
+            let mut listing = Listing::new(&["what", "value"]);
+            for (name, value) in about {
+                listing.push([json!(name), json!(value)]);
+            }
+            print_text(&format!("{}\n{}", listing.to_table(), shards.to_table()))
+        }
+    }
 }
 
 async fn set_table(

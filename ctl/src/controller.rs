@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use moorhouse_proto::admin_client::AdminClient;
+use moorhouse_proto::documents_client::DocumentsClient;
 use moorhouse_proto::security_client::SecurityClient;
 use moorhouse_proto::{
     DrainNodeRequest, FsckEvent, FsckRequest, ListMovesRequest, ListNodesRequest, ListPartsRequest, ListShardsRequest,
     MoveInfo, MoveProgress, NodeInfo, PartInfo, RebalanceRequest, RemoveNodeRequest, SetTableRequest, ShardInfo,
-    StatusReply, StatusRequest, TableSetting,
+    ShowTableReply, ShowTableRequest, StatusReply, StatusRequest, TableSetting,
 };
 use moorhouse_security::{Credentials, Dialer, Expected, TlsFlags};
 use tonic::transport::Channel;
@@ -24,6 +25,8 @@ pub struct Controller {
     client: AdminClient<Channel>,
     /// Tokens and audit.
     pub security: SecurityClient<Channel>,
+    /// Engine configuration and access control.
+    pub documents: DocumentsClient<Channel>,
     /// To agents, in the same name.
     pub dialer: Dialer,
 }
@@ -63,7 +66,8 @@ impl Controller {
         })?;
         Ok(Self {
             client: AdminClient::new(channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES),
-            security: SecurityClient::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES),
+            security: SecurityClient::new(channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES),
+            documents: DocumentsClient::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES),
             dialer,
         })
     }
@@ -100,6 +104,11 @@ impl Controller {
     pub async fn rebalance(&mut self, group: &str) -> Result<Streaming<MoveProgress>, CtlError> {
         let request = RebalanceRequest { group: group.to_owned() };
         Ok(self.client.rebalance(request).await.map_err(in_words)?.into_inner())
+    }
+
+    pub async fn show_table(&mut self, database: &str, table: &str) -> Result<ShowTableReply, CtlError> {
+        let request = ShowTableRequest { database: database.to_owned(), table: table.to_owned() };
+        Ok(self.client.show_table(request).await.map_err(in_words)?.into_inner())
     }
 
     /// All settings that the table then has of its own.
@@ -153,6 +162,8 @@ pub async fn follow_moves(mut progress: Streaming<MoveProgress>) -> Result<u32, 
 /// What a refused call means for the person at the terminal.
 pub fn in_words(status: Status) -> CtlError {
     match status.code() {
+        Code::Aborted => CtlError::bad_input(status.message(), "read it again, and repeat the change"),
+        Code::DeadlineExceeded => CtlError::failed(status.message()),
         Code::NotFound | Code::InvalidArgument | Code::FailedPrecondition | Code::AlreadyExists => {
             CtlError::bad_input(status.message(), "see `moorctl status`, `moorctl node list` and `moorctl shard list`")
         }

@@ -179,7 +179,7 @@ pub async fn audit(controller: &mut Controller, since: Option<Lifetime>, last: u
 }
 
 /// Unix milliseconds as RFC 3339, in UTC; the number itself for a time that has no such form.
-fn moment(ms: u64) -> String {
+pub fn moment(ms: u64) -> String {
     let at = OffsetDateTime::from_unix_timestamp_nanos(i128::from(ms) * 1_000_000).ok();
     at.and_then(|at| at.format(&Rfc3339).ok()).unwrap_or_else(|| ms.to_string())
 }

@@ -28,6 +28,7 @@ impl Reference {
             cluster: None,
             disks_base: None,
             max_memory_bytes: None,
+            access: moorhouse_engine::EngineAccess::default(),
         };
         let binary = EngineBinary::find(&EngineChoice::Auto)?;
         Ok(Self { engine: Engine::start(&binary, &config).await? })

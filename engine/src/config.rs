@@ -4,6 +4,7 @@
 //! the disk. Everything below `dir/data` is disposable: an engine starts with empty metadata and its tables are attached
 //! again by whoever knows them. Only what lies under `disks_base` outlives a start.
 
+mod access;
 mod server;
 mod users;
 mod xml;
@@ -12,6 +13,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use crate::error::EngineError;
+pub use access::{EngineAccess, GrantedUser, QuotaLimits, RowFilter};
 
 /// Which program reads the files: the two differ in a few elements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +40,8 @@ pub struct EngineConfig {
     pub disks_base: Option<PathBuf>,
     /// The whole engine's limit; absent: ClickHouse's own (90% of the machine).
     pub max_memory_bytes: Option<u64>,
+    /// Users with rights of their own, and settings of all.
+    pub access: EngineAccess,
 }
 
 /// The user that administers the engine, from this machine only. Has every right.
@@ -128,6 +132,7 @@ impl EngineConfig {
         let mut mistakes = Vec::new();
         let mut names = vec![("admin name", &self.admin.name)];
         names.extend(self.users.iter().map(|user| ("user name", &user.name)));
+        names.extend(self.access.users.iter().map(|user| ("user name", &user.name)));
         names.extend(self.cluster.iter().map(|cluster| ("cluster name", &cluster.name)));
         for (what, name) in names {
             if !is_element_name(name) {
@@ -143,6 +148,7 @@ impl EngineConfig {
                 mistakes.push(format!("user {:?}: the password's SHA-256 takes 64 hexadecimal digits", user.name));
             }
         }
+        mistakes.extend(self.access.mistakes());
         if self.listen_host.parse::<std::net::IpAddr>().is_err() {
             mistakes.push(format!("listen host {:?} is not an IP address", self.listen_host));
         }
@@ -155,7 +161,7 @@ impl EngineConfig {
 }
 
 /// Names become XML elements and configuration keys, where '.' and '[' mean something else.
-fn is_element_name(name: &str) -> bool {
+pub(crate) fn is_element_name(name: &str) -> bool {
     let first = |b: u8| b.is_ascii_alphabetic() || b == b'_';
     name.len() <= 128
         && name.bytes().next().is_some_and(first)

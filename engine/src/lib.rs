@@ -12,7 +12,10 @@ pub mod process;
 pub mod sql;
 
 pub use binary::{EngineBinary, EngineChoice, EngineVersion};
-pub use config::{Admin, ClusterConfig, ClusterShard, EngineConfig, SqlUser};
+pub use config::{
+    Admin, ClusterConfig, ClusterShard, EngineAccess, EngineConfig, EngineKind, GrantedUser, QuotaLimits, RowFilter,
+    SqlUser,
+};
 pub use error::EngineError;
 pub use process::Engine;
 pub use sql::{SqlClient, SqlError, quote_identifier, quote_string};

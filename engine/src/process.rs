@@ -62,6 +62,15 @@ impl Engine {
         Ok(engine)
     }
 
+    /// Takes a new configuration into use without a restart, as far as a server can: users, rights and profiles at once,
+    /// of the rest what it reloads. The embedded engine reloads nothing: start it again.
+    pub async fn reload(&self, config: &EngineConfig) -> Result<(), EngineError> {
+        let rendered = config.render(EngineKind::Server)?;
+        write_private(&config.config_path(), &rendered.config_xml)?;
+        write_private(&config.users_path(), &rendered.users_xml)?;
+        Ok(self.sql.execute("SYSTEM RELOAD CONFIG").await?)
+    }
+
     pub fn pid(&self) -> u32 {
         self.pid
     }

@@ -4,10 +4,11 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use futures::TryStreamExt;
-use moorhouse_catalog::{ClusterView, DdlStatement, codec};
+use moorhouse_catalog::{ClusterView, DdlStatement, DdlToken, codec};
 use moorhouse_proto::controller_client::ControllerClient;
 use moorhouse_proto::{SubmitDdlRequest, WatchClusterRequest};
 use moorhouse_security::{BEHALF_HEADER, CLIENT_HEADER, Dialer, LeaderChannel, controller_urls};
+use tokio::time::Instant;
 use tonic::transport::Endpoint;
 use tonic::{Code as GrpcCode, Status};
 
@@ -74,10 +75,40 @@ impl Controller {
         })
     }
 
+    /// Whoever leads, the statement is one task: asked for under one token until its outcome is known.
     async fn submit_and_wait(&self, statement: &DdlStatement, asker: &Asker) -> Result<(), Exception> {
-        let request = asker.sign(SubmitDdlRequest { statement_record: codec::encode(statement).into() });
-        let mut progress = self.client.clone().submit_ddl(request).await.map_err(|s| refusal(&s))?.into_inner();
-        while let Some(step) = progress.try_next().await.map_err(|status| interrupted(&status))? {
+        let token = DdlToken::random();
+        let reachable_by = Instant::now() + limits::DDL_REACH;
+        let (mut pause, longest) = limits::CONTROLLER_PAUSE;
+        let mut taken = false;
+        loop {
+            let status = match self.submit_once(statement, token, asker, &mut taken).await {
+                Ok(outcome) => return outcome,
+                Err(status) => status,
+            };
+            // Nobody has the statement as far as we know: its user need not wait as for one that runs.
+            if is_final(&status) || (!taken && Instant::now() >= reachable_by) {
+                return Err(refusal(&status));
+            }
+            tracing::info!(%status, taken, "asking again what became of a definition");
+            tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
+            pause = (pause * 2).min(longest);
+        }
+    }
+
+    /// The outcome, or why it is not known. `taken` once a controller has taken the statement.
+    async fn submit_once(
+        &self,
+        statement: &DdlStatement,
+        token: DdlToken,
+        asker: &Asker,
+        taken: &mut bool,
+    ) -> Result<Result<(), Exception>, Status> {
+        let (statement_record, token) = (codec::encode(statement).into(), token.to_wire().into());
+        let request = asker.sign(SubmitDdlRequest { statement_record, token });
+        let mut progress = self.client.clone().submit_ddl(request).await?.into_inner();
+        *taken = true;
+        while let Some(step) = progress.try_next().await? {
             tracing::debug!(
                 ddl_seq = step.ddl_seq,
                 done = step.nodes_done,
@@ -85,13 +116,13 @@ impl Controller {
                 "definition in progress"
             );
             if step.finished && step.error.is_empty() {
-                return Ok(());
+                return Ok(Ok(()));
             }
             if step.finished {
-                return Err(Exception::said(&step.error));
+                return Ok(Err(Exception::said(&step.error)));
             }
         }
-        Err(interrupted(&Status::unavailable("its stream ended early")))
+        Err(Status::unavailable("the stream of progress ended early"))
     }
 }
 
@@ -118,17 +149,40 @@ impl Asker {
     }
 }
 
+/// Asked again, it would be refused again.
+fn is_final(status: &Status) -> bool {
+    matches!(
+        status.code(),
+        GrpcCode::InvalidArgument
+            | GrpcCode::NotFound
+            | GrpcCode::AlreadyExists
+            | GrpcCode::PermissionDenied
+            | GrpcCode::ResourceExhausted
+            | GrpcCode::FailedPrecondition
+            | GrpcCode::Unimplemented
+            | GrpcCode::Unauthenticated
+    )
+}
+
+/// Another try, or another controller, may do better.
+fn may_pass(status: &Status) -> bool {
+    matches!(
+        status.code(),
+        GrpcCode::Unavailable
+            | GrpcCode::DeadlineExceeded
+            | GrpcCode::Cancelled
+            | GrpcCode::Aborted
+            | GrpcCode::Unknown
+    )
+}
+
 /// The controller did not take the statement.
 fn refusal(status: &Status) -> Exception {
     match status.code() {
         _ if status.message().starts_with("Code: ") => Exception::said(status.message()),
         GrpcCode::InvalidArgument => Exception::new(Code::BadArguments, status.message()),
         GrpcCode::Unimplemented => Exception::new(Code::NotImplemented, status.message()),
-        GrpcCode::Unavailable
-        | GrpcCode::DeadlineExceeded
-        | GrpcCode::Cancelled
-        | GrpcCode::Aborted
-        | GrpcCode::Unknown => {
+        _ if may_pass(status) => {
             let text = format!(
                 "The controller cannot be reached, so definitions wait; reads and inserts go on. Try again. ({})",
                 status.message()
@@ -137,13 +191,4 @@ fn refusal(status: &Status) -> Exception {
         }
         _ => Exception::said(status.message()),
     }
-}
-
-/// The controller had the statement and went away.
-fn interrupted(status: &Status) -> Exception {
-    let text = format!(
-        "The controller went away while the statement ran: it may be done or not. Look, and send it again with IF [NOT] EXISTS. ({})",
-        status.message()
-    );
-    Exception::new(Code::NetworkError, text)
 }

@@ -20,6 +20,8 @@ pub const CLIENT_IDLE: Duration = Duration::from_secs(300);
 pub const CONNECTIONS_PER_LISTENER: usize = 4096;
 /// As ClickHouse's distributed_ddl_task_timeout.
 pub const DDL: Duration = Duration::from_secs(180);
+/// A definition that no controller has taken is given up after this; longer than a standby needs to take over.
+pub const DDL_REACH: Duration = Duration::from_secs(10);
 /// How long a definition's answer waits for this gateway's own view to show it.
 pub const DDL_VISIBLE: Duration = Duration::from_secs(5);
 /// An answer that the gateway itself reads: of KILL QUERY, of the check of credentials.

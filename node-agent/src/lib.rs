@@ -5,7 +5,8 @@
 //! file system), [`policy`], [`blobs`], [`adopt`], [`copies`] and [`upload`] (bytes), [`tables`], [`describe`] and [`owner`] (the engine), [`router`],
 //! [`routes`] and [`service`] (what others call).
 
-pub mod adopt;
+pub mod access;
+mod adopt;
 pub mod args;
 pub mod blobs;
 pub mod cache_service;

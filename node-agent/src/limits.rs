@@ -119,6 +119,8 @@ pub const READ_AHEAD_KB: u32 = 1024;
 pub const GRPC_MESSAGE_BYTES: usize = 64 << 20;
 /// Somebody's open file keeps a mount; it is not waited for longer.
 pub const UNMOUNT: Duration = Duration::from_secs(3);
+/// Statements that run when the engine must start again for a new configuration may take so long to end.
+pub const ENGINE_DRAIN: Duration = Duration::from_secs(3);
 pub const ENGINE_STOP: Duration = Duration::from_secs(8);
 /// Removals in one commit, so that they fit into one transaction of the metadata store with the objects that they doom.
 pub const REMOVALS_A_COMMIT: usize = 48;

@@ -1,6 +1,6 @@
 //! A node's life: check, register, mount, start the engine, serve; and the same backwards.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ use crate::copies::{Copies, take_back};
 use crate::fs::ShardFs;
 use crate::fs::fuse::{Mount, raise_read_ahead};
 use crate::limits;
-use crate::owner::{Applied, CLUSTER, EngineOwner};
+use crate::owner::{Applied, CLUSTER, Documents, EngineOwner};
 use crate::router::ShardRouter;
 use crate::routes::Routes;
 use crate::service::AgentService;
@@ -286,7 +286,7 @@ async fn serve(args: &Args, parts: Parts) -> Result<(), NodeError> {
     tasks.spawn("disk", watch_disk(fs.source.cache().clone()));
     let owner = EngineOwner {
         binary,
-        config: engine_config(args, &view),
+        documents: Documents::new(engine_config(args, &view)),
         mount: args.mount.clone(),
         fs: fs.clone(),
         commands: command_queue,
@@ -403,5 +403,7 @@ fn engine_config(args: &Args, view: &NodeView) -> EngineConfig {
         }),
         disks_base: Some(args.mount.clone()),
         max_memory_bytes: args.engine_memory_bytes,
+        // The documents' part comes with the first pass.
+        access: moorhouse_engine::EngineAccess::default(),
     }
 }

@@ -3,6 +3,7 @@
 //! Wanted is the newest view; present is what this task has done to the running engine; a pass brings present in line with
 //! wanted. A crashed engine starts again empty and the next pass attaches everything: its metadata is disposable.
 
+mod documents;
 mod pass;
 mod readers;
 mod wanted;
@@ -14,10 +15,11 @@ use std::time::{Duration, Instant};
 
 use moorhouse_base::tasks::TaskGroup;
 use moorhouse_catalog::{DdlSeq, Epoch, NodeView, ShardId, TableId, TableShard};
-use moorhouse_engine::{Engine, EngineBinary, EngineConfig, EngineError, SqlClient, SqlError};
+use moorhouse_engine::{Engine, EngineBinary, EngineError, SqlClient, SqlError};
 use moorhouse_proto::DescribeTableReply;
 use tokio::sync::{mpsc, oneshot, watch};
 
+pub use self::documents::Documents;
 use self::pass::all_attached;
 use self::readers::Refreshing;
 use self::wanted::{Leaving, Wanted};
@@ -69,12 +71,24 @@ pub enum Command {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Applied {
     pub revision: u64,
-    pub failures: Vec<(DdlSeq, String)>,
+    pub failures: Vec<Failure>,
+    /// Why the engine runs with an older configuration than the view's; empty: it does not.
+    pub config_error: String,
+}
+
+/// What of a view could not be applied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    pub seq: DdlSeq,
+    /// `None`: it is not about one shard.
+    pub shard: Option<ShardId>,
+    /// The engine's words.
+    pub error: String,
 }
 
 pub struct EngineOwner {
     pub binary: EngineBinary,
-    pub config: EngineConfig,
+    pub documents: Documents,
     pub mount: PathBuf,
     pub fs: Arc<ShardFs>,
     pub commands: mpsc::Receiver<Command>,
@@ -84,6 +98,14 @@ pub struct EngineOwner {
     pub applied: watch::Sender<Applied>,
     /// Ends this owner, and has what it runs beside itself.
     pub tasks: TaskGroup,
+}
+
+/// Why an engine is served no longer.
+enum Ended {
+    Stopped,
+    Gone,
+    /// It must start again with another configuration.
+    Reconfigured,
 }
 
 /// Why a pass stopped half-way; the next one goes on.
@@ -121,14 +143,20 @@ impl EngineOwner {
         let mut wanted = Wanted::new(self.views.borrow_and_update().clone());
         loop {
             metrics::ENGINE_STARTS.inc();
-            let mut engine = Engine::start(&self.binary, &self.config).await?;
+            let mut engine = self.documents.start(&self.binary).await?;
             tracing::info!(pid = engine.pid(), "the engine answers");
             let mut present = Present::default();
-            let ended = self.serve(&mut engine, &mut present, &mut wanted).await;
-            if ended {
-                return engine.stop(limits::ENGINE_STOP).await;
+            match self.serve(&mut engine, &mut present, &mut wanted).await {
+                Ended::Stopped => return engine.stop(limits::ENGINE_STOP).await,
+                Ended::Gone => tracing::error!("the engine ended by itself: starting it again"),
+                Ended::Reconfigured => {
+                    tracing::info!("the engine starts again, with new documents");
+                    // Statements go elsewhere from here on.
+                    self.applied.send_replace(Applied::default());
+                    documents::drain(engine.sql()).await;
+                    engine.stop(limits::ENGINE_STOP).await?;
+                }
             }
-            tracing::error!("the engine ended by itself: starting it again");
             // It has applied nothing: until it has, no new statement is sent here.
             self.applied.send_replace(Applied::default());
             if let Err(error) = self.fs.flush_letting().await {
@@ -139,10 +167,12 @@ impl EngineOwner {
         }
     }
 
-    /// True when asked to stop, false when the engine is gone.
-    async fn serve(&mut self, engine: &mut Engine, present: &mut Present, wanted: &mut Wanted) -> bool {
+    async fn serve(&mut self, engine: &mut Engine, present: &mut Present, wanted: &mut Wanted) -> Ended {
         let sql = engine.sql().clone();
         let stop = self.tasks.token();
+        if self.documents.realign(&self.binary, engine, &wanted.view).await {
+            return Ended::Reconfigured;
+        }
         let mut again = self.pass(&sql, present, wanted).await;
         let mut retry_at = None;
         loop {
@@ -153,12 +183,15 @@ impl EngineOwner {
             let retry = tokio::time::sleep_until(retry_at.unwrap_or(now + PASS_ANYWAY));
             tokio::select! {
                 biased;
-                () = stop.cancelled() => return true,
-                _ = engine.exited() => return false,
+                () = stop.cancelled() => return Ended::Stopped,
+                _ = engine.exited() => return Ended::Gone,
                 Some(command) = self.commands.recv() => again |= self.obey(command, &sql, present, wanted).await,
                 Ok(()) = self.views.changed() => {
                     let view = self.views.borrow_and_update().clone();
                     wanted.take(view);
+                    if self.documents.realign(&self.binary, engine, &wanted.view).await {
+                        return Ended::Reconfigured;
+                    }
                     again = self.pass(&sql, present, wanted).await;
                 }
                 () = retry => {
@@ -225,7 +258,8 @@ impl EngineOwner {
         let failed = outcome.is_err() || !failures.is_empty();
         if outcome.is_ok() {
             metrics::VIEWS_APPLIED.inc();
-            self.applied.send_replace(Applied { revision: view.revision.0, failures });
+            let config_error = self.documents.error.clone();
+            self.applied.send_replace(Applied { revision: view.revision.0, failures, config_error });
         }
         failed
     }

@@ -59,9 +59,14 @@ async fn one_session(
         failures: applied
             .failures
             .iter()
-            .map(|(seq, error)| wire::DdlFailure { ddl_seq: seq.0, error: error.clone() })
+            .map(|failure| wire::DdlFailure {
+                ddl_seq: failure.seq.0,
+                error: failure.error.clone(),
+                shard: failure.shard.map(|shard| u32::from(shard.0)),
+            })
             .collect(),
         load: Some(load(fs, controller)),
+        config_error: applied.config_error.clone(),
     };
     let first = beat(&applied.borrow_and_update());
     beats.try_send(first).map_err(|_| Status::internal("a fresh channel has room"))?;

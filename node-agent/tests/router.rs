@@ -59,6 +59,7 @@ impl Node {
             }),
             disks_base: Some(dir.join("disks")),
             max_memory_bytes: Some(2 << 30),
+            access: moorhouse_engine::EngineAccess::default(),
         };
         let binary = EngineBinary::find(&EngineChoice::Auto).expect("an engine; run `make setup`");
         let engine = Engine::start(&binary, &config).await.expect("the engine starts");

@@ -211,6 +211,7 @@ impl Agent {
             view_revision: state.view.as_ref().map_or(0, |view| view.revision.0),
             failures: Vec::new(),
             load: Some(NodeLoad::default()),
+            config_error: String::new(),
         }
     }
 

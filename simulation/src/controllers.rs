@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use moorhouse_catalog::{
-    DdlStatement, Epoch, Incarnation, Node, NodeName, NodeView, PartChange, TableShard, TableShardSnapshot, Version,
-    codec,
+    DdlSeq, DdlStatement, DdlToken, Epoch, Incarnation, Node, NodeName, NodeView, PartChange, TableShard,
+    TableShardSnapshot, Version, codec,
 };
 use moorhouse_controller::agents::AgentChannel;
 use moorhouse_proto as wire;
@@ -24,6 +24,13 @@ pub enum Failure {
     Unknown(Status),
     /// It has not happened, and asking again will not help.
     Refused(Status),
+}
+
+/// What the user of a statement was told of its task.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Told {
+    pub seq: DdlSeq,
+    pub result: Result<(), String>,
 }
 
 impl From<Status> for Failure {
@@ -124,13 +131,15 @@ impl Controllers {
         Ok(self.told(self.client().watch_changelog(request).await)?.into_inner())
     }
 
-    /// To the end of the statement; the error is the user's.
-    pub async fn ddl(&self, statement: &DdlStatement) -> Result<(), Failure> {
-        let request = wire::SubmitDdlRequest { statement_record: codec::encode(statement).into() };
+    /// To the end of the statement, which is the one task of this token; the error inside is the user's.
+    pub async fn ddl(&self, statement: &DdlStatement, token: DdlToken) -> Result<Told, Failure> {
+        let (statement_record, token) = (codec::encode(statement).into(), token.to_wire().into());
+        let request = wire::SubmitDdlRequest { statement_record, token };
         let mut progress = self.told(self.client().submit_ddl(request).await)?.into_inner();
         while let Some(step) = self.told(progress.message().await)? {
             if step.finished {
-                return if step.error.is_empty() { Ok(()) } else { Err(Status::aborted(step.error).into()) };
+                let result = if step.error.is_empty() { Ok(()) } else { Err(step.error) };
+                return Ok(Told { seq: DdlSeq(step.ddl_seq), result });
             }
         }
         Err(Status::unavailable("the progress ended without an end").into())

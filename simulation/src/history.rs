@@ -74,6 +74,11 @@ pub enum Event {
     Refused {
         commit: u64,
     },
+    /// A user was told how a statement ended.
+    Told {
+        seq: DdlSeq,
+        result: Result<(), String>,
+    },
     /// What a reader has, whole.
     Shown {
         reader: NodeName,
@@ -204,6 +209,7 @@ impl Checker {
             }
             Event::Acknowledged { commit, version } => self.acknowledged(*commit, *version),
             Event::Refused { commit } => self.refused(*commit),
+            Event::Told { seq, result } => self.told(*seq, result),
             Event::Shown { reader, at, version, parts } => self.shown(reader, *at, *version, parts),
             Event::Read { reader, object, found, as_of_ms } => {
                 let age_ms = now_ms.saturating_sub(*as_of_ms);
@@ -374,9 +380,22 @@ impl Checker {
             let on = crate::rows::names(&task.statement);
             let open = self.ddl.values().find(|other| running(other) && crate::rows::names(&other.statement) == on);
             hold("ddl_tasks_on_one_table_run_in_order", open.is_none(), || format!("{task:?} while {open:?}"))?;
+            let twin = self.ddl.values().find(|other| task.token.is_some() && other.token == task.token);
+            hold("a_request_is_one_ddl_task", twin.is_none(), || format!("{task:?} beside {twin:?}"))?;
         }
         self.ddl.insert(task.seq, task.clone());
         Ok(())
+    }
+
+    /// Whichever leader answers, it is the outcome that is kept.
+    fn told(&self, seq: DdlSeq, result: &Result<(), String>) -> Check {
+        let kept = self.ddl.get(&seq).map(|task| &task.outcome);
+        let same = match (kept, result) {
+            (Some(DdlOutcome::Done), Ok(())) => true,
+            (Some(DdlOutcome::Failed { error }), Err(told)) => error == told,
+            _ => false,
+        };
+        hold("a_user_is_told_the_outcome_that_is_kept", same, || format!("told {result:?}, kept {kept:?}"))
     }
 
     fn asked(&mut self, asked: &Asked) {

@@ -148,7 +148,7 @@ fn read_deleted(key: &[u8], transaction: &mut Transaction) -> Option<()> {
     let table = TableId(Uuid::try_parse(fields.next()?).ok()?);
     match kind {
         "table" => transaction.dropped.push(table),
-        "part" => {
+        "part" | "staged" => {
             let at = TableShard { table, shard: ShardId(fields.next()?.parse().ok()?) };
             transaction.parts.push((at, PartPath::new(fields.next()?).ok()?, None));
         }
@@ -190,6 +190,11 @@ impl Seen {
             let parts = shard.manifests(at).map(|part| (at, part.part.clone(), Some(Arc::new(part))));
             transaction.parts.extend(parts);
         }
+        // A part that is stored from now on lies elsewhere: it is not removed.
+        let there = |at: &TableShard, path: &PartPath| {
+            written.shards().get(at).is_some_and(|shard| shard.parts.contains_key(path))
+        };
+        transaction.parts.retain(|(at, path, part)| part.is_some() || !there(at, path));
         Ok(transaction)
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use moorhouse_catalog::entry::Write;
-use moorhouse_catalog::store::{KeyValue, Leadership, Store, StoreError};
+use moorhouse_catalog::store::{KeyValue, Leadership, LeaseClock, Store, StoreError};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
@@ -184,7 +184,13 @@ impl Connection {
     }
 
     /// Renews the lease of `term` until it is lost or let go, by this process's own clock.
-    async fn keep(self, term: u64, ttl: Duration, lost: CancellationToken, release: CancellationToken) {
+    async fn keep(
+        self,
+        (term, ttl): (u64, Duration),
+        lasts: LeaseClock,
+        lost: CancellationToken,
+        release: CancellationToken,
+    ) {
         let mut renewed = tokio::time::Instant::now();
         loop {
             tokio::select! {
@@ -205,6 +211,7 @@ impl Connection {
                 }
                 state.leads_until_ms = Some(state.now_ms + ttl.as_millis() as u64);
                 renewed = tokio::time::Instant::now();
+                lasts.renewed(renewed, ttl);
             }
             if renewed.elapsed() >= ttl {
                 break;
@@ -250,8 +257,10 @@ impl Store for Connection {
             }
         };
         let (lost, release) = (CancellationToken::new(), CancellationToken::new());
-        tokio::spawn(self.clone().keep(term, ttl, lost.clone(), release.clone()));
-        let leadership = Leadership::new(term, lost, release);
+        let lasts = LeaseClock::default();
+        lasts.renewed(tokio::time::Instant::now(), ttl);
+        tokio::spawn(self.clone().keep((term, ttl), lasts.clone(), lost.clone(), release.clone()));
+        let leadership = Leadership::new(term, lost, release).lasting(lasts);
         self.settle(&leadership).await?;
         Ok(leadership)
     }

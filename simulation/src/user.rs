@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
-use moorhouse_catalog::{DdlStatement, GroupName, NodeName, SqlName};
+use moorhouse_catalog::{DdlStatement, DdlToken, GroupName, NodeName, SqlName};
 
 use crate::agent::Surroundings;
 use crate::chance::Chance;
-use crate::controllers::Controllers;
+use crate::controllers::{Controllers, Failure, Told};
+use crate::history::Event;
 
 const TABLES: u64 = 3;
+const ASK_AGAIN: Duration = Duration::from_millis(300);
 
 /// For as long as the run is not quiet.
 pub async fn run(name: String, group: GroupName, around: Surroundings, mut chance: Chance) {
@@ -21,8 +23,27 @@ pub async fn run(name: String, group: GroupName, around: Surroundings, mut chanc
         }
         let statement = choose(&group, &mut chance);
         around.observer.note(&format!("{name} asks {statement:?}"));
-        let ended = controllers.ddl(&statement).await;
-        around.observer.note(&format!("{name} was told {ended:?}"));
+        insist(&name, &statement, &controllers, &around).await;
+    }
+}
+
+/// Asks under one token until somebody says what became of the statement: that is what is kept.
+async fn insist(name: &str, statement: &DdlStatement, controllers: &Controllers, around: &Surroundings) {
+    let token = DdlToken::random();
+    loop {
+        match controllers.ddl(statement, token).await {
+            Ok(Told { seq, result }) => {
+                around.observer.note(&format!("{name} was told {result:?}"));
+                around.observer.saw(&Event::Told { seq, result });
+                return;
+            }
+            Err(Failure::Refused(status)) => {
+                around.observer.note(&format!("{name} was refused: {status}"));
+                return;
+            }
+            Err(Failure::Unknown(status)) => around.observer.note(&format!("{name} asks again after {status}")),
+        }
+        tokio::time::sleep(ASK_AGAIN).await;
     }
 }
 

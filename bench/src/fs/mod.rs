@@ -9,7 +9,7 @@ mod durability;
 mod figures;
 mod ground;
 mod hot;
-mod machine;
+pub mod machine;
 mod many_parts;
 mod memory;
 mod metadata;

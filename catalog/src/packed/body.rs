@@ -297,6 +297,10 @@ impl Body {
         self.places.iter().map(|place| place.read(prefix)).collect()
     }
 
+    pub fn is_staged(&self) -> bool {
+        self.places.iter().any(|place| !place.node.is_empty())
+    }
+
     pub fn is_staged_on(&self, node: &NodeName) -> bool {
         self.places.iter().any(|place| place.node == node.as_str())
     }

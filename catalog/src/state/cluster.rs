@@ -2,6 +2,7 @@
 
 use crate::entry::Entry;
 use crate::ids::{Epoch, GroupName, Incarnation, NodeName, Revision, SqlName};
+use crate::links::StoreForm;
 use crate::records::{Assignment, Database, Group, Node, Warehouse};
 use crate::state::command::{CatalogError, Reply};
 use crate::state::plan::{Plan, Planned};
@@ -15,6 +16,7 @@ impl<'a> Plan<'a> {
         self.push(Entry::Warehouse(Some(warehouse)));
         self.push(Entry::Database(default.clone(), Some(Database { name: default })));
         self.push(Entry::Revision(Some(Revision(1))));
+        self.push(Entry::Form(Some(StoreForm::NEWEST)));
         self.done(Reply::Changed(true))
     }
 

@@ -2,12 +2,15 @@
 
 use std::collections::HashSet;
 
+use crate::ddl::{DdlNode, DdlOutcome};
+use crate::documents::DocumentChange;
 use crate::ids::{
-    BlobId, DdlSeq, Epoch, GroupName, Incarnation, NodeName, ObjectKey, ShardId, SqlName, TableId, TableShard, Version,
+    BlobId, DdlSeq, DdlToken, Epoch, GroupName, Incarnation, NodeName, ObjectKey, ShardId, SqlName, TableId, TableShard, Version,
 };
 use crate::invariants::Violation;
 use crate::packed::CommitToken;
-use crate::records::{DdlOutcome, DdlStatement, Node, PartChange, Table, Warehouse};
+use crate::state::NotLoaded;
+use crate::records::{DdlStatement, Node, PartChange, Table, Warehouse};
 use crate::trust::{AuditOutcome, AuditSeq, Deed, TokenHash};
 
 /// One change. It happens whole or not at all.
@@ -27,11 +30,27 @@ pub enum Command {
     /// Only a draining node without shards and without staged bytes.
     RemoveNode(NodeName),
 
-    /// Appends to the DDL queue.
-    SubmitDdl(DdlStatement),
+    /// Appends to the DDL queue; a token that is there already gets the number of its task.
+    SubmitDdl {
+        statement: DdlStatement,
+        token: DdlToken,
+        audit: Option<AuditSeq>,
+    },
+    /// What a task does to the catalog: one of the four commands on databases and tables, once.
+    ChangeByDdl {
+        seq: DdlSeq,
+        change: Box<Command>,
+    },
+    /// How far the nodes are with a task.
+    NoteDdl {
+        seq: DdlSeq,
+        nodes: Vec<DdlNode>,
+    },
+    /// Ends a task; with it the table that it was making becomes active, or goes. Empty `nodes`: as last noted.
     FinishDdl {
         seq: DdlSeq,
         outcome: DdlOutcome,
+        nodes: Vec<DdlNode>,
     },
     CreateDatabase {
         database: SqlName,
@@ -93,6 +112,11 @@ pub enum Command {
         request_sha256: String,
     },
     RevokeJoinToken(TokenHash),
+    /// All of the changes, or none: each names the version that it was made from.
+    PutDocuments {
+        changes: Vec<DocumentChange>,
+        by: String,
+    },
     /// Something is about to be changed.
     BeginAudit(Deed),
     FinishAudit {
@@ -159,6 +183,9 @@ pub enum CatalogError {
     UnknownToken(String),
     #[error("there is no DDL task {0}")]
     UnknownDdl(DdlSeq),
+    /// Somebody else has changed it since: read it again, and repeat.
+    #[error("stale: {what} is at version {newest} now, and the change was made from {claimed}: read it again")]
+    Stale { what: String, newest: u64, claimed: u64 },
     /// The writer must stop: it holds the shard no more.
     #[error("fenced: {0}")]
     Fenced(Fence),
@@ -171,6 +198,9 @@ pub enum CatalogError {
     /// The command can never be carried out as it is.
     #[error("{0}")]
     Invalid(String),
+    /// Not refused: it needs these part lists, and can be asked again when they are here.
+    #[error(transparent)]
+    NotLoaded(#[from] NotLoaded),
     /// A bug. The state is as before.
     #[error(transparent)]
     Violated(#[from] Violation),

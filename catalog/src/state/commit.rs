@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::entry::Entry;
 use crate::ids::{BlobId, ObjectKey, PartPath, TableShard, Version};
 use crate::packed::{ChangelogEntry, CommitToken};
-use crate::parts::PartInfo;
+use crate::parts::PartRef;
 use crate::records::{FileEntry, Inode, Location, Manifest, PartChange, Relocation};
 use crate::state::Shard;
 use crate::state::command::{CatalogError, CommitParts, Fence, Reply};
@@ -24,6 +24,10 @@ type Overlay = BTreeMap<PartPath, Option<Manifest>>;
 
 impl<'a> Plan<'a> {
     pub fn commit_parts(mut self, commit: CommitParts) -> Planned<'a> {
+        if self.directory().tables.contains_key(&commit.at.table) {
+            // The changelog tells whether it is a repetition.
+            self.catalog.need(commit.at)?;
+        }
         if let Some(version) = self.answered_before(&commit) {
             return self.done(Reply::Committed(version));
         }
@@ -63,7 +67,7 @@ impl<'a> Plan<'a> {
     /// The version that a commit of this token has made, as far back as the changelog goes.
     fn answered_before(&self, commit: &CommitParts) -> Option<Version> {
         let token = commit.token?;
-        let changes = &self.catalog.shard(commit.at)?.changes;
+        let changes = &self.catalog.live_shard(commit.at)?.changes;
         changes.iter().rev().find(|(_, entry)| entry.token == Some(token)).map(|(version, _)| *version)
     }
 
@@ -103,6 +107,8 @@ impl<'a> Plan<'a> {
         token: Option<CommitToken>,
     ) -> Result<Version, CatalogError> {
         const EMPTY: &Shard = &Shard::EMPTY;
+        self.catalog.need(at)?;
+        objects_in(change).try_for_each(|object| self.catalog.need_of(object))?;
         let shard = self.catalog.shards.get(&at).unwrap_or(EMPTY);
         self.check_change(change)?;
         let mut overlay = Overlay::new();
@@ -258,9 +264,9 @@ fn add(at: TableShard, shard: &Shard, change: &PartChange, overlay: &mut Overlay
 
 /// ClickHouse would silently ignore a part that another covers: its rows would be lost.
 fn check_not_covered(shard: &Shard, overlay: &Overlay, added: &PartPath) -> Result<(), CatalogError> {
-    let Some(new) = PartInfo::parse(added.as_str()) else { return Ok(()) };
-    for path in shard.parts_of(&new.partition).filter(|path| *path != added && !overlay.contains_key(path)) {
-        let Some(there) = PartInfo::parse(path.as_str()) else { continue };
+    let Some(new) = PartRef::parse(added.as_str()) else { return Ok(()) };
+    for path in shard.parts_of(new.partition).filter(|path| *path != added && !overlay.contains_key(path)) {
+        let Some(there) = PartRef::parse(path.as_str()) else { continue };
         if there.covers(&new) {
             return Err(CatalogError::Invalid(format!("part {added} is covered by {path}, which is there already")));
         }
@@ -322,7 +328,7 @@ fn same_content(a: &Manifest, b: &Manifest) -> bool {
     a.rows == b.rows && files(a) == files(b)
 }
 
-fn objects_in(change: &PartChange) -> impl Iterator<Item = &ObjectKey> {
+pub(super) fn objects_in(change: &PartChange) -> impl Iterator<Item = &ObjectKey> {
     let added = change.added.iter().flat_map(|part| &part.files).map(|file| &file.location);
     added.chain(change.relocated.iter().map(|r| &r.location)).filter_map(|location| match location {
         Location::Stored { object, .. } => Some(object),

@@ -1,8 +1,10 @@
-//! Commands on databases, tables and the DDL queue.
+//! Commands on databases and tables.
 
 use crate::entry::Entry;
-use crate::ids::{DdlSeq, SqlName, TableId};
-use crate::records::{Database, DdlOutcome, DdlStatement, DdlTask, LeavingTable, Table, TableState};
+use crate::ids::{SqlName, TableId, TableShard};
+use crate::links::ObjectLink;
+use crate::records::{Database, LeavingTable, Table, TableState};
+use crate::state::Shard;
 use crate::state::command::{CatalogError, Reply};
 use crate::state::plan::{Plan, Planned};
 
@@ -14,28 +16,6 @@ fn is_reserved(database: &str) -> bool {
 }
 
 impl<'a> Plan<'a> {
-    pub fn submit_ddl(mut self, statement: DdlStatement) -> Planned<'a> {
-        let seq = self.directory().ddl_seq.next();
-        let finished = self.catalog.ddl.iter().filter(|(_, task)| task.outcome != DdlOutcome::Running);
-        let excess = (self.catalog.ddl.len() + 1).saturating_sub(self.catalog.limits.ddl_kept);
-        let old: Vec<DdlSeq> = finished.map(|(seq, _)| *seq).take(excess).collect();
-        self.entries.extend(old.into_iter().map(|seq| Entry::Ddl(seq, None)));
-        self.push(Entry::Ddl(seq, Some(DdlTask { seq, statement, outcome: DdlOutcome::Running })));
-        self.shown(Reply::Submitted(seq))
-    }
-
-    pub fn finish_ddl(mut self, seq: DdlSeq, outcome: DdlOutcome) -> Planned<'a> {
-        let Some(task) = self.catalog.ddl.get(&seq) else { return Err(CatalogError::UnknownDdl(seq)) };
-        if task.outcome == outcome {
-            return self.unchanged();
-        }
-        if task.outcome != DdlOutcome::Running {
-            return Err(CatalogError::NotNow(format!("DDL task {seq} has ended already")));
-        }
-        self.push(Entry::Ddl(seq, Some(DdlTask { outcome, ..task.clone() })));
-        self.done(Reply::Changed(true))
-    }
-
     pub fn create_database(mut self, database: SqlName, if_not_exists: bool) -> Planned<'a> {
         if is_reserved(database.as_str()) {
             let message = format!("Database name {database} is reserved: choose another");
@@ -124,59 +104,56 @@ impl<'a> Plan<'a> {
         self.shown(Reply::Changed(true))
     }
 
-    /// A table that one step can clear is gone at once; a larger one leaves, and is cleared by [`Self::clear_leaving`].
-    fn remove_table(&mut self, table: &Table) {
-        let room = self.catalog.limits.drop_step.saturating_sub(self.entries.len());
+    /// What was written of it leaves step by step: how much that is only its part lists tell.
+    pub(super) fn remove_table(&mut self, table: &Table) {
         self.push(Entry::Table(table.id, None));
-        if !self.clear(table.id, room) {
+        let catalog = self.catalog;
+        if catalog.table_shards(table.id).next().is_some() || catalog.layouts.of(table.id).next().is_some() {
             self.push(Entry::Leaving(table.id, Some(LeavingTable { id: table.id })));
         }
     }
 
-    /// One step: records of one dropped table, as many as fit into a transaction. Changes nothing once all are removed.
+    /// One step: records of one table shard of a dropped table, as many as fit into a transaction. Changes nothing once all are
+    /// removed.
     pub fn clear_leaving(mut self) -> Planned<'a> {
-        let Some(&table) = self.catalog.leaving.keys().next() else { return self.unchanged() };
-        let room = self.catalog.limits.drop_step;
-        if self.clear(table, room) {
+        let catalog = self.catalog;
+        let Some(&table) = catalog.leaving.keys().next() else { return self.unchanged() };
+        let room = catalog.limits.drop_step;
+        if let Some((&at, shard)) = catalog.table_shards(table).next() {
+            catalog.need(at)?;
+            self.clear(at, shard, room);
+            return self.done(Reply::Changed(true));
+        }
+        // Last: parts are read with them.
+        let layouts: Vec<_> = catalog.layouts.of(table).map(|layout| layout.number).collect();
+        self.entries.extend(layouts.iter().take(room).map(|number| Entry::Layout(table, *number, None)));
+        if layouts.len() <= room {
             self.push(Entry::Leaving(table, None));
         }
         self.done(Reply::Changed(true))
     }
 
-    /// Removes records of a table for about `room` writes; objects are doomed where nothing else refers to them. True if
-    /// none is left.
-    fn clear(&mut self, table: TableId, room: usize) -> bool {
-        let mut room = room;
-        let catalog = self.catalog;
-        for (&at, shard) in catalog.table_shards(table) {
-            for path in shard.parts.keys() {
-                // A part, and the object that it may have had.
-                if room < 2 {
-                    return false;
-                }
-                room -= 2;
-                self.push_part(at, path, None);
+    /// Removes records of a table shard for about `room` writes; objects are doomed where nothing else refers to them.
+    fn clear(&mut self, at: TableShard, shard: &Shard, mut room: usize) {
+        for path in shard.parts.keys() {
+            // A part, and the object that it may have had.
+            if room < 2 {
+                return;
             }
-            let inodes = shard.inodes.keys().map(|path| Entry::Inode(at, path.clone(), None));
-            let mut rest: Vec<Entry> = inodes.collect();
-            // The oldest first, so that the changelog has no gap at any time.
-            rest.extend(shard.changes.keys().map(|version| Entry::Change(at, *version, None)));
-            rest.push(Entry::Version(at, None));
-            if rest.len() > room {
-                rest.truncate(room);
-                // The newest entry goes together with the version.
-                if matches!(rest.last(), Some(Entry::Change(_, version, _)) if *version == shard.version) {
-                    rest.pop();
-                }
-                self.entries.extend(rest);
-                return false;
-            }
-            room -= rest.len();
-            self.entries.extend(rest);
+            room -= 2;
+            self.push_part(at, path, None);
         }
-        // Last: parts are read with them.
-        let layouts = catalog.layouts.of(table);
-        self.entries.extend(layouts.take(room).map(|layout| Entry::Layout(table, layout.number, None)));
-        catalog.layouts.of(table).count() <= room
+        let mut rest: Vec<Entry> = shard.inodes.keys().map(|path| Entry::Inode(at, path.clone(), None)).collect();
+        // The oldest first, so that the changelog has no gap at any time.
+        rest.extend(shard.changes.keys().map(|version| Entry::Change(at, *version, None)));
+        let links = self.catalog.links.homes_of(at).map(|home| Entry::Link(ObjectLink { home, user: at }, false));
+        rest.extend(links);
+        rest.push(Entry::Version(at, None));
+        if rest.len() > room {
+            rest.truncate(room);
+            // The newest entry goes together with the version.
+            rest.retain(|entry| !matches!(entry, Entry::Change(_, version, _) if *version == shard.version));
+        }
+        self.entries.extend(rest);
     }
 }

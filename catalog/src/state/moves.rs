@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashSet};
 
 use crate::entry::Entry;
 use crate::ids::{BlobId, GroupName, NodeName, PartPath, ShardId, TableShard};
+use crate::packed::PackedPart;
 use crate::parts::PartInfo;
 use crate::records::{Assignment, Location, MoveIntent, PartChange, Relocation};
 use crate::state::Shard;
@@ -51,8 +52,13 @@ impl<'a> Plan<'a> {
         };
         let owned: BTreeSet<_> = self.directory().tables.values().filter(|t| t.owner == group).map(|t| t.id).collect();
         let catalog = self.catalog;
-        for (&at, parts) in catalog.shards.iter().filter(|(at, _)| at.shard == shard && owned.contains(&at.table)) {
-            let change = hand_over(at, parts, to, &blobs)?;
+        // What is stored is not handed over, so lists without staged parts need not be here.
+        let of_group = catalog.shards.iter().filter(|(at, _)| at.shard == shard && owned.contains(&at.table));
+        let staged = of_group.filter(|(_, list)| list.parts.values().any(PackedPart::is_staged));
+        let staged: Vec<(TableShard, &Shard)> = staged.map(|(at, list)| (*at, list)).collect();
+        catalog.need_all(staged.iter().flat_map(|(at, _)| catalog.links.group(*at)))?;
+        for (at, list) in staged {
+            let change = hand_over(at, list, to, &blobs)?;
             self.change_shard(at, &change, None)?;
         }
         let epoch = assignment.epoch.next();
@@ -70,7 +76,7 @@ impl<'a> Plan<'a> {
     }
 }
 
-/// Staged bytes are from now on those of the receiving node; covered parts are not taken along. What is no part
+/// Staged bytes are from now on those of the receiving node; covered parts with such bytes are not taken along. What is no part
 /// (`detached/…`) may stay behind: peers still read it, and its node cannot be removed.
 fn hand_over(
     at: TableShard,
@@ -84,11 +90,11 @@ fn hand_over(
     let mut moved = BTreeSet::new();
     for (path, part) in &shard.parts {
         let live = active.contains(path.as_str());
-        if is_part(path) && !live {
-            change.removed.push(path.clone());
+        if !part.is_staged() {
             continue;
         }
-        if part.is_one_object() {
+        if is_part(path) && !live {
+            change.removed.push(path.clone());
             continue;
         }
         for file in &part.open(at, path).files {

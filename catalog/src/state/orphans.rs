@@ -2,7 +2,7 @@
 
 use crate::ids::ObjectKey;
 use crate::minted;
-use crate::state::Catalog;
+use crate::state::{Catalog, NotLoaded};
 
 /// What the catalog knows of an object that is in the bucket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,8 +20,9 @@ pub enum ObjectUse {
 }
 
 impl Catalog {
-    pub fn use_of(&self, object: &ObjectKey, now_ms: u64) -> ObjectUse {
-        if self.is_referenced(object) {
+    pub fn use_of(&self, object: &ObjectKey, now_ms: u64) -> Result<ObjectUse, NotLoaded> {
+        self.need_of(object)?;
+        Ok(if self.is_referenced(object) {
             ObjectUse::Referred
         } else if self.doomed.contains_key(object) {
             ObjectUse::Doomed
@@ -31,10 +32,11 @@ impl Catalog {
             ObjectUse::Orphan
         } else {
             ObjectUse::Fresh
-        }
+        })
     }
 
-    /// Whether a commit may refer to the object: it is referred to already, or it is young enough for a first time.
+    /// Whether a commit may refer to the object: it is referred to already, or it is young enough for a first time. The lists
+    /// that tell must be here.
     pub(crate) fn may_refer_to(&self, object: &ObjectKey, now_ms: u64) -> bool {
         let window = minted::first_reference_ms(self.limits.orphan_grace_ms, self.limits.delete_grace_ms);
         self.is_referenced(object) || minted::may_be_referred_to_first(object, now_ms, window)

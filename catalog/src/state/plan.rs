@@ -1,11 +1,13 @@
 //! A command while it is planned: entries against a state that does not change meanwhile.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::directory::Directory;
 use crate::entry::Entry;
 use crate::ids::{ObjectKey, PartPath, TableId, TableShard, Version};
+use crate::links::ObjectLink;
+use crate::minted;
 use crate::packed::{Layout, LayoutNumber, PackedPart};
 use crate::records::{DoomedObject, Manifest, PartChange, Warehouse};
 use crate::state::Catalog;
@@ -21,6 +23,8 @@ pub(super) struct Plan<'a> {
     pub changes: Vec<(TableShard, Version, Arc<PartChange>)>,
     /// How the plan changes the number of references to each object that it mentions.
     references: BTreeMap<ObjectKey, i64>,
+    /// Links that the plan makes.
+    links: BTreeSet<ObjectLink>,
     /// Layouts that the plan makes.
     layouts: Vec<(TableId, Arc<Layout>)>,
 }
@@ -35,6 +39,7 @@ impl<'a> Plan<'a> {
             entries: Vec::new(),
             changes: Vec::new(),
             references: BTreeMap::new(),
+            links: BTreeSet::new(),
             layouts: Vec::new(),
         }
     }
@@ -77,9 +82,18 @@ impl<'a> Plan<'a> {
         }
         let new = new.map(|manifest| self.pack(at, manifest));
         for object in new.iter().flat_map(|part| part.objects(at)) {
+            self.link(at, &object);
             *self.references.entry(object).or_insert(0) += 1;
         }
         self.push(Entry::Part(at, path.clone(), new));
+    }
+
+    /// Says that `at` refers to objects of another home, if it does so for the first time.
+    fn link(&mut self, at: TableShard, object: &ObjectKey) {
+        let link = ObjectLink { home: minted::home(object), user: at };
+        if link.home != Some(at) && !self.catalog.links.has(&link) && self.links.insert(link) {
+            self.entries.push(Entry::Link(link, true));
+        }
     }
 
     /// With the table's layout of these names; makes it if there is room.
@@ -113,7 +127,7 @@ impl<'a> Plan<'a> {
         let catalog = self.catalog;
         let not_before_ms = self.now_ms.saturating_add(catalog.limits.delete_grace_ms);
         for (object, delta) in std::mem::take(&mut self.references) {
-            let before = catalog.references.count(&object);
+            let before = catalog.references_to(&object);
             if before.saturating_add_signed(delta) == 0 && !catalog.doomed.contains_key(&object) {
                 let doomed = DoomedObject { object: object.clone(), not_before_ms };
                 self.push(Entry::Doomed(object, Some(doomed)));

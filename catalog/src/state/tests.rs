@@ -1,5 +1,7 @@
 //! Examples for each command, and a model test: agents with stale and current claims against a plain reference.
 
+mod ddl;
+mod documents;
 mod model;
 mod shared;
 
@@ -7,10 +9,15 @@ use moorhouse_base::secret::Secret;
 use std::sync::Arc;
 
 use super::*;
+use crate::ddl::DdlOutcome;
 use crate::entry::Write;
-use crate::ids::{Epoch, GroupName, Incarnation, ShardCount, SqlName, WarehouseId};
+use crate::ids::{
+    DdlToken, Epoch, FilePath, GroupName, Incarnation, NodeName, ShardCount, ShardId, SqlName, WarehouseId,
+};
 use crate::packed::CommitToken;
-use crate::records::{DdlOutcome, DdlStatement, FileEntry, Node, Relocation, Table, TableState, Warehouse};
+use crate::records::{
+    DdlStatement, FileEntry, Inode, Location, Manifest, Node, Relocation, Table, TableState, Warehouse,
+};
 use crate::storage::TableStorage;
 use uuid::Uuid;
 
@@ -96,6 +103,10 @@ impl World {
 
     fn must(&mut self, command: Command) -> Reply {
         self.apply(command.clone()).unwrap_or_else(|error| panic!("{command:?}: {error}")).reply
+    }
+
+    fn clear_leaving(&mut self) {
+        while self.must(Command::ClearLeaving) == Reply::Changed(true) {}
     }
 
     fn refused(&mut self, command: Command) -> CatalogError {
@@ -390,6 +401,7 @@ fn a_dropped_table_leaves_nothing_but_doomed_objects() {
     world.add(part("all_1_1_0", &[(1, stored("o1")), (2, stored("o2"))])).expect("adds");
     world.add(part("all_2_2_0", &[(3, staged("a"))])).expect("adds");
     world.must(Command::DropTable { database: sql("default"), name: sql("t"), if_exists: false });
+    world.clear_leaving();
     assert!(world.catalog.shards().is_empty() && world.catalog.directory().tables.is_empty());
     assert_eq!(world.catalog.doomed().len(), 2);
     let of_table = |kind: &str| world.stored.keys().any(|key| key.starts_with(kind.as_bytes()));
@@ -432,14 +444,17 @@ fn the_ddl_queue_counts_on_and_forgets_the_oldest() {
     world.catalog.limits.ddl_kept = 3;
     let statement = DdlStatement::DropDatabase { database: sql("x"), if_exists: true };
     for seq in 1..=6 {
-        assert_eq!(world.must(Command::SubmitDdl(statement.clone())), Reply::Submitted(DdlSeq(seq)));
+        let (statement, token) = (statement.clone(), DdlToken::random());
+        let submit = Command::SubmitDdl { statement, token, audit: None };
+        assert_eq!(world.must(submit), Reply::Submitted(DdlSeq(seq)));
         if seq != 2 {
-            world.must(Command::FinishDdl { seq: DdlSeq(seq), outcome: DdlOutcome::Done });
+            world.must(Command::FinishDdl { seq: DdlSeq(seq), outcome: DdlOutcome::Done, nodes: vec![] });
         }
     }
     let left: Vec<u64> = world.catalog.ddl().keys().map(|seq| seq.0).collect();
     assert_eq!(left, [2, 5, 6], "a running task is kept");
-    let ended = Command::FinishDdl { seq: DdlSeq(6), outcome: DdlOutcome::Failed { error: "late".to_owned() } };
+    let outcome = DdlOutcome::Failed { error: "late".to_owned() };
+    let ended = Command::FinishDdl { seq: DdlSeq(6), outcome, nodes: vec![] };
     assert!(matches!(world.refused(ended), CatalogError::NotNow(_)));
 }
 

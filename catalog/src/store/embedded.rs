@@ -65,7 +65,12 @@ impl EmbeddedStore {
 impl Store for EmbeddedStore {
     async fn range(&self, prefix: &[u8]) -> Result<Vec<KeyValue>, StoreError> {
         let (database, prefix) = (Arc::clone(&self.database), prefix.to_vec());
-        blocking(move || read_prefix(&database, &prefix)).await
+        blocking(move || read_while(&database, &prefix, |key| key.starts_with(&prefix))).await
+    }
+
+    async fn range_between(&self, from: &[u8], to: &[u8]) -> Result<Vec<KeyValue>, StoreError> {
+        let (database, from, to) = (Arc::clone(&self.database), from.to_vec(), to.to_vec());
+        blocking(move || read_while(&database, &from, |key| to.is_empty() || key < to.as_slice())).await
     }
 
     async fn acquire_leadership(&self, candidate: &str, ttl: Duration) -> Result<Leadership, StoreError> {
@@ -112,12 +117,12 @@ fn write_all(database: &Database, writes: Vec<Write>) -> Result<(), redb::Error>
     Ok(())
 }
 
-fn read_prefix(database: &Database, prefix: &[u8]) -> Result<Vec<KeyValue>, redb::Error> {
+fn read_while(database: &Database, from: &[u8], goes_on: impl Fn(&[u8]) -> bool) -> Result<Vec<KeyValue>, redb::Error> {
     let records = database.begin_read()?.open_table(RECORDS)?;
     let mut found = Vec::new();
-    for record in records.range(prefix..)? {
+    for record in records.range(from..)? {
         let (key, value) = record?;
-        if !key.value().starts_with(prefix) {
+        if !goes_on(key.value()) {
             break;
         }
         found.push((key.value().to_vec(), value.value().to_vec()));

@@ -8,24 +8,28 @@
 //! out, which may be repeated. A leader that finds that mark finishes the work, one that finds pieces without it drops them.
 //! **Records** are below `PREFIX/data/`.
 
+mod journal;
+mod pieces;
+
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use etcd_client::{
-    Client, Compare, CompareOp, ConnectOptions, DeleteOptions, Error, EventType, GetOptions, KvClient, PutOptions, Txn,
-    TxnOp, TxnOpResponse, WatchOptions,
+    Certificate, Client, Compare, CompareOp, ConnectOptions, DeleteOptions, Error, EventType, GetOptions, Identity,
+    KvClient, PutOptions, TlsOptions, Txn, TxnOp, TxnOpResponse, WatchOptions,
 };
 use moorhouse_base::tasks::TaskGroup;
-use tokio_util::sync::CancellationToken;
+use tokio::time::Instant;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::entry::Write;
-use crate::store::{KeyValue, Leadership, Store, StoreError};
+use crate::store::access::{Papers, StoreAccess};
+use crate::store::{KeyValue, Leadership, LeaseClock, Store, StoreError, end_of};
+use journal::{decode_piece, encode_piece};
+use pieces::split;
 
-/// etcd's default `--max-txn-ops` is 128; one is the counter's.
-const MAX_OPERATIONS: usize = 127;
-/// etcd's default `--max-request-bytes` is 1.5 MiB; the rest is for keys, framing and the compares.
-const MAX_BYTES: usize = 1_400_000;
 /// Records a page of a range scan: at most this many times the largest record must fit into an answer.
 const PAGE: i64 = 128;
 /// Pages grow while they stay small: a million parts would take very many round trips.
@@ -34,10 +38,19 @@ const SMALL_PAGE_BYTES: usize = 1 << 20;
 const MAX_ANSWER_BYTES: usize = 512 << 20;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const JOURNAL_LOOK: Duration = Duration::from_millis(20);
+/// Times that a read is tried, and the pause between.
+const READ_ATTEMPTS: u32 = 5;
+const READ_PAUSE: Duration = Duration::from_millis(50);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// A member that has gone silently is noticed after these.
+const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(5));
+/// How often the files of certificates and the password are looked at for a change.
+const PAPERS_LOOK: Duration = Duration::from_secs(2);
+/// First and longest pause of a candidate that etcd does not answer.
+const CANDIDATE_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
 pub struct EtcdStore {
-    client: Client,
+    link: Arc<Link>,
     url: String,
     prefix: String,
     /// The value of `PREFIX/commits` that the next transaction expects.
@@ -45,25 +58,99 @@ pub struct EtcdStore {
     tasks: TaskGroup,
 }
 
+/// The way to etcd, which is made anew when the papers change.
+struct Link {
+    endpoints: Vec<String>,
+    access: StoreAccess,
+    client: RwLock<Client>,
+}
+
+impl Link {
+    async fn open(endpoints: &[String], access: &StoreAccess) -> Result<(Self, Papers), StoreError> {
+        let papers = access.read().map_err(StoreError::Open)?;
+        let client = dial(endpoints, &papers).await?;
+        let link = Self { endpoints: endpoints.to_vec(), access: access.clone(), client: RwLock::new(client) };
+        Ok((link, papers))
+    }
+
+    fn client(&self) -> Client {
+        self.client.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Takes new certificates, or a new password, into use; what cannot be used leaves those of before in use.
+    async fn follow(self: Arc<Self>, mut known: Papers) {
+        loop {
+            tokio::time::sleep(PAPERS_LOOK).await;
+            let papers = match self.access.read() {
+                Ok(papers) if papers == known => continue,
+                Ok(papers) => papers,
+                Err(error) => {
+                    tracing::warn!(error, "the way to etcd cannot be made anew yet");
+                    continue;
+                }
+            };
+            match dial(&self.endpoints, &papers).await {
+                Ok(client) => {
+                    *self.client.write().unwrap_or_else(PoisonError::into_inner) = client;
+                    known = papers;
+                    tracing::info!("the way to etcd is made with new certificates or a new password");
+                }
+                Err(error) => tracing::warn!(%error, "new certificates or a new password are not taken into use"),
+            }
+        }
+    }
+}
+
+/// Connects, and makes sure that somebody answers.
+async fn dial(endpoints: &[String], papers: &Papers) -> Result<Client, StoreError> {
+    let remedy = |error: &dyn std::fmt::Display| {
+        StoreError::Open(format!(
+            "etcd at {} does not answer ({error}): start it, or correct --store",
+            endpoints.join(",")
+        ))
+    };
+    let mut options = ConnectOptions::new()
+        .with_connect_timeout(CONNECT_TIMEOUT)
+        .with_timeout(REQUEST_TIMEOUT)
+        .with_keep_alive(KEEP_ALIVE.0, KEEP_ALIVE.1);
+    if let Some(user) = &papers.user {
+        options = options.with_user(&user.name, user.password.expose()).with_auto_token_refresh(true);
+    }
+    let scheme = if papers.tls.is_some() { "https" } else { "http" };
+    if let Some(tls) = &papers.tls {
+        let mut with = TlsOptions::new().ca_certificate(Certificate::from_pem(&tls.ca));
+        if let Some(own) = &tls.own {
+            with = with.identity(Identity::from_pem(&own.certificate, own.key.expose()));
+        }
+        options = options.with_tls(with);
+    }
+    let addresses: Vec<String> = endpoints.iter().map(|endpoint| format!("{scheme}://{endpoint}")).collect();
+    let connect = async {
+        let mut client = Client::connect(&addresses, Some(options)).await?;
+        client.status().await.map(|_| client)
+    };
+    match tokio::time::timeout(CONNECT_TIMEOUT, connect).await {
+        Ok(Ok(client)) => Ok(client),
+        Ok(Err(error)) => Err(refused_in_words(&error).unwrap_or_else(|| remedy(&brief(&error)))),
+        Err(_) => Err(remedy(&"no answer in 3 s")),
+    }
+}
+
 impl EtcdStore {
     /// `endpoints` are `host:port`. Fails if none of them answers.
     pub async fn connect(endpoints: &[String], prefix: &str) -> Result<Self, StoreError> {
+        Self::connect_with(endpoints, prefix, &StoreAccess::default()).await
+    }
+
+    /// With what etcd asks for: TLS, a certificate of one's own, a user with a password.
+    pub async fn connect_with(endpoints: &[String], prefix: &str, access: &StoreAccess) -> Result<Self, StoreError> {
         let url = format!("etcd://{}/{prefix}", endpoints.join(","));
-        let remedy = |error: &dyn std::fmt::Display| {
-            StoreError::Open(format!(
-                "etcd at {} does not answer ({error}): start it, or correct --store",
-                endpoints.join(",")
-            ))
-        };
-        let options = ConnectOptions::new().with_connect_timeout(CONNECT_TIMEOUT).with_timeout(REQUEST_TIMEOUT);
-        let addresses: Vec<String> = endpoints.iter().map(|endpoint| format!("http://{endpoint}")).collect();
-        let mut client = Client::connect(&addresses, Some(options)).await.map_err(|e| remedy(&brief(&e)))?;
-        match tokio::time::timeout(CONNECT_TIMEOUT, client.status()).await {
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) => return Err(remedy(&brief(&error))),
-            Err(_) => return Err(remedy(&"no answer in 3 s")),
+        let (link, papers) = Link::open(endpoints, access).await?;
+        let (link, tasks) = (Arc::new(link), TaskGroup::new());
+        if access.has_files() {
+            tasks.spawn("etcd-papers", Arc::clone(&link).follow(papers));
         }
-        Ok(Self { client, url, prefix: prefix.to_owned(), commits: AtomicU64::new(0), tasks: TaskGroup::new() })
+        Ok(Self { link, url, prefix: prefix.to_owned(), commits: AtomicU64::new(0), tasks })
     }
 
     fn key(&self, name: &str) -> Vec<u8> {
@@ -75,7 +162,7 @@ impl EtcdStore {
     }
 
     fn kv(&self) -> KvClient {
-        self.client.kv_client().max_decoding_message_size(MAX_ANSWER_BYTES)
+        self.link.client().kv_client().max_decoding_message_size(MAX_ANSWER_BYTES)
     }
 
     /// One etcd transaction under the leadership, raising the counter.
@@ -139,11 +226,13 @@ impl EtcdStore {
         if pieces.is_empty() {
             return Ok(());
         }
-        if self.range_raw(&self.key("journal-commit")).await?.is_empty() {
-            return self.drop_journal(leadership).await;
-        }
-        let pieces = pieces.iter().map(|(_, piece)| decode_piece(piece)).collect::<Option<Vec<_>>>();
+        let mark = self.range_raw(&self.key("journal-commit")).await?;
+        let Some((_, count)) = mark.first() else { return self.drop_journal(leadership).await };
         let damaged = || StoreError::Refused("the journal of a large commit is damaged".to_owned());
+        let count = std::str::from_utf8(count).ok().and_then(|count| count.parse::<usize>().ok());
+        // What lies behind is of an earlier, longer commit that etcd had no room for.
+        let marked = pieces.get(..count.ok_or_else(damaged)?).ok_or_else(damaged)?;
+        let pieces = marked.iter().map(|(_, piece)| decode_piece(piece)).collect::<Option<Vec<_>>>();
         self.carry_out(leadership, pieces.ok_or_else(damaged)?).await
     }
 
@@ -155,13 +244,13 @@ impl EtcdStore {
         writes.into_iter().map(operation).collect()
     }
 
-    /// Page by page at one revision.
     async fn range_raw(&self, prefix: &[u8]) -> Result<Vec<KeyValue>, StoreError> {
-        let mut end = prefix.to_vec();
-        if let Some(last) = end.last_mut() {
-            *last += 1; // Prefixes are text, so the last byte is never 0xff.
-        }
-        let mut from = prefix.to_vec();
+        // Prefixes are text, so the last byte is never 0xff.
+        self.range_to(prefix.to_vec(), end_of(prefix)).await
+    }
+
+    /// Page by page at one revision.
+    async fn range_to(&self, mut from: Vec<u8>, end: Vec<u8>) -> Result<Vec<KeyValue>, StoreError> {
         let mut revision = 0;
         let mut limit = PAGE;
         let mut found = Vec::new();
@@ -188,6 +277,11 @@ impl EtcdStore {
         }
     }
 
+    async fn read_whole(&self, prefix: &[u8]) -> Result<Vec<KeyValue>, StoreError> {
+        self.wait_for_whole_commits().await?;
+        self.range_raw(&self.data_key(prefix)).await
+    }
+
     /// A reader that is not the leader must not see half of a large commit: waits while one is being carried out.
     async fn wait_for_whole_commits(&self) -> Result<(), StoreError> {
         let deadline = tokio::time::Instant::now() + REQUEST_TIMEOUT;
@@ -200,14 +294,56 @@ impl EtcdStore {
         Ok(())
     }
 
-    /// Tries to become leader; 0 if another leads.
-    async fn campaign(&self, candidate: &str, lease: i64) -> Result<i64, StoreError> {
+    /// Tries to become leader; `None` if another leads. One whose answer was lost finds that it leads.
+    async fn campaign(&self, candidate: &str, lease: i64) -> Result<Option<i64>, StoreError> {
         let leader = self.key("leader");
         let put = TxnOp::put(leader.clone(), candidate, Some(PutOptions::new().with_lease(lease)));
         let vacant = Compare::create_revision(leader.clone(), CompareOp::Equal, 0);
-        let answer = self.kv().txn(Txn::new().when([vacant]).and_then([put])).await.map_err(unavailable)?;
-        let revision = answer.header().map_or(0, |header| header.revision());
-        Ok(if answer.succeeded() { revision } else { 0 })
+        let transaction = Txn::new().when([vacant]).and_then([put]).or_else([TxnOp::get(leader, None)]);
+        let answer = self.kv().txn(transaction).await.map_err(unconfirmed)?;
+        if answer.succeeded() {
+            return Ok(answer.header().map(|header| header.revision()));
+        }
+        let own = answer.op_responses().into_iter().find_map(|response| match response {
+            TxnOpResponse::Get(get) => get.kvs().iter().find(|kv| kv.lease() == lease).map(|kv| kv.create_revision()),
+            _ => None,
+        });
+        Ok(own)
+    }
+
+    /// A lease that a task keeps alive until `release` is cancelled.
+    async fn hold_lease(&self, ttl: Duration) -> Result<Held, StoreError> {
+        let seconds = ttl.as_secs_f64().ceil() as i64;
+        let (asked, lasts) = (Instant::now(), LeaseClock::default());
+        let lease = self.link.client().lease_client().grant(seconds, None).await.map_err(unconfirmed)?.id();
+        let (lost, release) = (CancellationToken::new(), CancellationToken::new());
+        let link = Arc::clone(&self.link);
+        lasts.renewed(asked, ttl);
+        let keeper = Keeper { link, lease, ttl, lasts: lasts.clone(), lost: lost.clone(), release: release.clone() };
+        // It ends when `release` is cancelled, which dropping the leadership does.
+        self.tasks.spawn_uncancelled("etcd-lease", keeper.run());
+        Ok(Held { lease, lasts, lost, release })
+    }
+
+    /// With one lease, until it leads or the lease is lost; what etcd does not answer is asked again.
+    async fn lead_under(&self, candidate: &str, held: &Held) -> Result<Option<Leadership>, StoreError> {
+        let term = match self.campaign(candidate, held.lease).await? {
+            Some(term) => term,
+            None => {
+                self.wait_for_vacancy().await?;
+                return Ok(None);
+            }
+        };
+        let leadership = Leadership::new(term as u64, held.lost.clone(), held.release.clone());
+        let leadership = leadership.lasting(held.lasts.clone());
+        match self.settle(&leadership).await {
+            Ok(()) => Ok(Some(leadership)),
+            Err(error) => {
+                // The lease stays: the next attempt finds that it leads.
+                leadership.keep();
+                Err(error)
+            }
+        }
     }
 
     /// Waits until the leader's key is gone. A hint: the caller campaigns again.
@@ -219,7 +355,7 @@ impl EtcdStore {
         }
         let next = current.header().map_or(0, |header| header.revision()) + 1;
         let options = WatchOptions::new().with_start_revision(next);
-        let mut events = self.client.watch_client().watch(leader, Some(options)).await.map_err(unavailable)?;
+        let mut events = self.link.client().watch_client().watch(leader, Some(options)).await.map_err(unavailable)?;
         while let Some(message) = events.message().await.map_err(unavailable)? {
             if message.events().iter().any(|event| event.event_type() == EventType::Delete) {
                 break;
@@ -232,59 +368,65 @@ impl EtcdStore {
 #[async_trait]
 impl Store for EtcdStore {
     async fn range(&self, prefix: &[u8]) -> Result<Vec<KeyValue>, StoreError> {
-        self.wait_for_whole_commits().await?;
         let data = self.data_key(b"").len();
-        let records = self.range_raw(&self.data_key(prefix)).await?;
+        let mut attempts = 1;
+        let records = loop {
+            match self.read_whole(prefix).await {
+                // A member may have just gone: another answers.
+                Err(StoreError::Unavailable(error)) if attempts < READ_ATTEMPTS => {
+                    tracing::debug!(error, "a read of etcd is repeated");
+                    attempts += 1;
+                    tokio::time::sleep(READ_PAUSE).await;
+                }
+                read => break read?,
+            }
+        };
         Ok(records.into_iter().map(|(key, value)| (key[data..].to_vec(), value)).collect())
     }
 
+    async fn range_between(&self, from: &[u8], to: &[u8]) -> Result<Vec<KeyValue>, StoreError> {
+        self.wait_for_whole_commits().await?;
+        let data = self.data_key(b"");
+        let end = if to.is_empty() { end_of(&data) } else { self.data_key(to) };
+        let records = self.range_to(self.data_key(from), end).await?;
+        Ok(records.into_iter().map(|(key, value)| (key[data.len()..].to_vec(), value)).collect())
+    }
+
     async fn acquire_leadership(&self, candidate: &str, ttl: Duration) -> Result<Leadership, StoreError> {
-        let seconds = ttl.as_secs_f64().ceil() as i64;
-        let lease = self.client.lease_client().grant(seconds, None).await.map_err(unavailable)?.id();
-        let (lost, release) = (CancellationToken::new(), CancellationToken::new());
-        let keeper = Keeper { client: self.client.clone(), lease, ttl, lost: lost.clone(), release: release.clone() };
-        // It ends when `release` is cancelled, which dropping the leadership does.
-        self.tasks.spawn_uncancelled("etcd-lease", keeper.run());
-        let guard = release.clone().drop_guard();
-        let term = loop {
-            match self.campaign(candidate, lease).await? {
-                0 => self.wait_for_vacancy().await?,
-                term => break term,
+        let mut held: Option<(Held, DropGuard)> = None;
+        let mut pause = CANDIDATE_PAUSE.0;
+        loop {
+            let led = match &held {
+                Some((held, _)) if !held.lost.is_cancelled() => self.lead_under(candidate, held).await,
+                _ => self.hold_lease(ttl).await.map(|new| {
+                    let guard = new.release.clone().drop_guard();
+                    held = Some((new, guard));
+                    None
+                }),
+            };
+            match led {
+                Ok(Some(leadership)) => {
+                    if let Some((_, guard)) = held {
+                        guard.disarm();
+                    }
+                    return Ok(leadership);
+                }
+                Ok(None) => pause = CANDIDATE_PAUSE.0,
+                Err(StoreError::Open(text)) => return Err(StoreError::Open(text)),
+                Err(StoreError::Refused(text)) => return Err(StoreError::Refused(text)),
+                // Another was faster, or the lease is lost: the next attempt shows it.
+                Err(StoreError::Deposed) => {}
+                Err(error @ (StoreError::Unavailable(_) | StoreError::Full(_))) => {
+                    tracing::warn!(%error, "a candidate waits for etcd");
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(CANDIDATE_PAUSE.1);
+                }
             }
-            if lost.is_cancelled() {
-                return Err(StoreError::Unavailable("the lease ended while waiting for the leadership".to_owned()));
-            }
-        };
-        guard.disarm();
-        let leadership = Leadership::new(term as u64, lost, release);
-        self.settle(&leadership).await?;
-        Ok(leadership)
+        }
     }
 
     async fn commit(&self, leadership: &Leadership, writes: Vec<Write>) -> Result<(), StoreError> {
-        let size = |write: &Write| match write {
-            Write::Put { key, value } => key.len() + value.len(),
-            Write::Delete { key } => key.len(),
-        };
-        if let Some(large) = writes.iter().find(|write| size(write) > MAX_BYTES) {
-            let (key, size) = (String::from_utf8_lossy(large.key()).into_owned(), size(large));
-            return Err(StoreError::Refused(format!("record {key:?} has {size} bytes, etcd takes {MAX_BYTES}")));
-        }
-        let mut pieces: Vec<Vec<Write>> = vec![Vec::new()];
-        let mut bytes = 0;
-        for write in writes {
-            let piece = pieces.last().map_or(0, Vec::len);
-            // Base64 in the journal, and the prefix before each key, cost some more than the write itself.
-            let cost = size(&write) + self.prefix.len() + 64;
-            if piece > 0 && (piece == MAX_OPERATIONS || bytes + cost > MAX_BYTES) {
-                pieces.push(Vec::new());
-                bytes = 0;
-            }
-            bytes += cost;
-            if let Some(piece) = pieces.last_mut() {
-                piece.push(write);
-            }
-        }
+        let mut pieces = split(writes, self.prefix.len())?;
         match pieces.len() {
             1 => self.transact(leadership, self.operations(pieces.remove(0))).await,
             _ => self.commit_in_pieces(leadership, pieces).await,
@@ -333,11 +475,20 @@ impl EtcdStore {
     }
 }
 
+/// A lease, kept alive by its [`Keeper`].
+struct Held {
+    lease: i64,
+    lasts: LeaseClock,
+    lost: CancellationToken,
+    release: CancellationToken,
+}
+
 /// Renews a lease until it is lost or let go.
 struct Keeper {
-    client: Client,
+    link: Arc<Link>,
     lease: i64,
     ttl: Duration,
+    lasts: LeaseClock,
     lost: CancellationToken,
     release: CancellationToken,
 }
@@ -347,7 +498,7 @@ impl Keeper {
         tokio::select! {
             () = self.release.cancelled() => {
                 // Lets the next leader begin at once; if it fails, the lease ends by itself.
-                if let Err(error) = self.client.lease_client().revoke(self.lease).await {
+                if let Err(error) = self.link.client().lease_client().revoke(self.lease).await {
                     tracing::debug!(%error, "the leader's lease could not be revoked");
                 }
             }
@@ -357,10 +508,14 @@ impl Keeper {
 
     /// Ends when the lease is gone, or may be: no answer came for as long as it lasts.
     async fn renew(&self) {
-        let mut renewed = tokio::time::Instant::now();
+        let mut renewed = Instant::now();
         while renewed.elapsed() < self.ttl {
+            let asked = Instant::now();
             match tokio::time::timeout(self.ttl / 2, self.renew_once()).await {
-                Ok(Ok(true)) => renewed = tokio::time::Instant::now(),
+                Ok(Ok(true)) => {
+                    renewed = Instant::now();
+                    self.lasts.renewed(asked, self.ttl);
+                }
                 Ok(Ok(false)) => return,
                 Ok(Err(error)) => tracing::warn!(%error, "the leader's lease could not be renewed, trying again"),
                 Err(_) => tracing::warn!("the leader's lease was not renewed in time, trying again"),
@@ -370,7 +525,7 @@ impl Keeper {
     }
 
     async fn renew_once(&self) -> Result<bool, Error> {
-        let (mut keeper, mut answers) = self.client.lease_client().keep_alive(self.lease).await?;
+        let (mut keeper, mut answers) = self.link.client().lease_client().keep_alive(self.lease).await?;
         keeper.keep_alive().await?;
         Ok(answers.message().await?.is_some_and(|answer| answer.ttl() > 0))
     }
@@ -387,6 +542,21 @@ fn unconfirmed(error: Error) -> StoreError {
     }
 }
 
+/// etcd answers, and lets this process not in: asking again does not help.
+fn refused_in_words(error: &Error) -> Option<StoreError> {
+    let Error::GRpcStatus(status) = error else { return None };
+    let remedy = match status.message() {
+        text if text.contains("authentication failed") => "correct --store-user and --store-password-file",
+        text if text.contains("user name is empty") || text.contains("user name not found") => {
+            "etcd asks for a user: give --store-user and --store-password-file, or a certificate whose CN is one in \
+             --store-tls"
+        }
+        text if text.contains("permission denied") => "give this user a role that may read and write the prefix",
+        _ => return None,
+    };
+    Some(StoreError::Open(format!("etcd lets nobody in so: {}: {remedy}", status.message())))
+}
+
 fn unavailable(error: Error) -> StoreError {
     StoreError::Unavailable(brief(&error))
 }
@@ -396,67 +566,5 @@ fn brief(error: &Error) -> String {
     match error {
         Error::GRpcStatus(status) => status.message().to_owned(),
         other => other.to_string(),
-    }
-}
-
-/// Length-prefixed: kind, key, value.
-fn encode_piece(writes: &[Write]) -> Vec<u8> {
-    let mut piece = Vec::new();
-    let mut field = |bytes: &[u8]| {
-        piece.extend_from_slice(&(bytes.len() as u32).to_be_bytes());
-        piece.extend_from_slice(bytes);
-    };
-    for write in writes {
-        match write {
-            Write::Put { key, value } => {
-                field(b"put");
-                field(key);
-                field(value);
-            }
-            Write::Delete { key } => {
-                field(b"delete");
-                field(key);
-            }
-        }
-    }
-    piece
-}
-
-fn decode_piece(mut piece: &[u8]) -> Option<Vec<Write>> {
-    let mut field = || -> Option<Option<Vec<u8>>> {
-        if piece.is_empty() {
-            return Some(None);
-        }
-        let (length, rest) = piece.split_first_chunk::<4>()?;
-        let (bytes, rest) = rest.split_at_checked(u32::from_be_bytes(*length) as usize)?;
-        piece = rest;
-        Some(Some(bytes.to_vec()))
-    };
-    let mut writes = Vec::new();
-    while let Some(kind) = field()? {
-        writes.push(match kind.as_slice() {
-            b"put" => Write::Put { key: field()??, value: field()?? },
-            b"delete" => Write::Delete { key: field()?? },
-            _ => return None,
-        });
-    }
-    Some(writes)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_piece_survives_its_encoding() {
-        let writes = vec![
-            Write::Put { key: b"a".to_vec(), value: vec![0, 255, 7] },
-            Write::Delete { key: b"b/c".to_vec() },
-            Write::Put { key: b"d".to_vec(), value: Vec::new() },
-        ];
-        let piece = encode_piece(&writes);
-        assert_eq!(decode_piece(&piece), Some(writes));
-        assert_eq!(decode_piece(&piece[..piece.len() - 1]), None);
-        assert_eq!(decode_piece(&[]), Some(Vec::new()));
     }
 }

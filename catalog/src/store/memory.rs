@@ -66,6 +66,12 @@ impl Store for MemoryStore {
         Ok(from.take_while(|(key, _)| key.starts_with(prefix)).map(|(k, v)| (k.clone(), v.clone())).collect())
     }
 
+    async fn range_between(&self, from: &[u8], to: &[u8]) -> Result<Vec<KeyValue>, StoreError> {
+        let shared = self.lock();
+        let found = shared.records.range(from.to_vec()..).take_while(|(key, _)| to.is_empty() || key.as_slice() < to);
+        Ok(found.map(|(k, v)| (k.clone(), v.clone())).collect())
+    }
+
     async fn acquire_leadership(&self, _candidate: &str, _ttl: Duration) -> Result<Leadership, StoreError> {
         loop {
             let released = {

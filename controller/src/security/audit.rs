@@ -43,6 +43,13 @@ impl Audit {
         }
     }
 
+    /// Notes the outcome of a deed that is known by its number. What cannot be noted stands in the log.
+    pub async fn end_of(&self, seq: AuditSeq, outcome: Result<(), String>) {
+        let error = outcome.as_ref().err().map(String::as_str).unwrap_or_default();
+        info!(seq = seq.0, done = outcome.is_ok(), error, "audit");
+        finish(&self.owner, seq, outcome).await;
+    }
+
     /// Does `work` between a record's two writes.
     pub async fn around<T>(
         &self,
@@ -58,18 +65,27 @@ impl Audit {
 }
 
 impl Noted {
+    /// For a deed whose end somebody else will note, perhaps another leader: by [`Audit::end_of`].
+    pub fn into_seq(self) -> AuditSeq {
+        self.seq
+    }
+
     pub async fn end(self, outcome: Result<(), String>) {
         let Self { owner, seq, deed } = self;
         let Deed { identity, user, from, action, target } = deed;
         let error = outcome.as_ref().err().map(String::as_str).unwrap_or_default();
         let (seq_number, done) = (seq.0, outcome.is_ok());
         info!(seq = seq_number, %identity, user, %from, %action, %target, done, error, "audit");
-        let outcome = match outcome {
-            Ok(()) => AuditOutcome::Done,
-            Err(error) => AuditOutcome::Failed { error },
-        };
-        if let Err(error) = owner.apply(Command::FinishAudit { seq, outcome }).await {
-            warn!(seq = seq_number, %error, "the outcome could not be noted in the audit");
-        }
+        finish(&owner, seq, outcome).await;
+    }
+}
+
+async fn finish(owner: &Owner, seq: AuditSeq, outcome: Result<(), String>) {
+    let outcome = match outcome {
+        Ok(()) => AuditOutcome::Done,
+        Err(error) => AuditOutcome::Failed { error },
+    };
+    if let Err(error) = owner.apply(Command::FinishAudit { seq, outcome }).await {
+        warn!(seq = seq.0, %error, "the outcome could not be noted in the audit");
     }
 }

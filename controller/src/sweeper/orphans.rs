@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use moorhouse_base::clock::Clock;
 use moorhouse_base::failpoint;
+use moorhouse_catalog::state::NotLoaded;
 use moorhouse_catalog::state::orphans::ObjectUse;
 use moorhouse_catalog::{ObjectKey, minted};
 use moorhouse_objects::{Objects, ObjectsError};
@@ -106,10 +107,19 @@ impl<'a> Walk<'a> {
         // A key that the catalog cannot name is none of ours.
         let named = found.into_iter().filter_map(|(key, bytes)| Some((ObjectKey::new(key).ok()?, bytes)));
         let named: Vec<_> = named.collect();
-        let judged = owner.read(move |catalog| {
-            let judge = |(key, bytes)| Listed { used: catalog.use_of(&key, now_ms), key, bytes };
-            named.into_iter().map(judge).collect()
-        });
-        Ok(Some(judged.await?))
+        // Keys of one table shard lie together: few of them at once, so that few lists must be in memory together.
+        let mut judged = Vec::with_capacity(named.len());
+        for of_one in named.chunk_by(|(a, _), (b, _)| minted::home(a) == minted::home(b)) {
+            let of_one = of_one.to_vec();
+            let at = of_one.first().and_then(|(key, _)| minted::home(key));
+            let found = owner.read_when_loaded(at, move |catalog| {
+                let judge = |(key, bytes): &(ObjectKey, u64)| {
+                    Ok(Listed { used: catalog.use_of(key, now_ms)?, key: key.clone(), bytes: *bytes })
+                };
+                of_one.iter().map(judge).collect::<Result<Vec<Listed>, NotLoaded>>()
+            });
+            judged.extend(found.await?);
+        }
+        Ok(Some(judged))
     }
 }

@@ -125,7 +125,7 @@ impl Store for SlowStore {
     }
     async fn commit(&self, leadership: &Leadership, writes: Vec<Write>) -> Result<(), StoreError> {
         self.most_writes.fetch_max(writes.len(), Ordering::SeqCst);
-        if writes.iter().any(|write| matches!(write, Write::Delete { key } if key.starts_with(b"part/"))) {
+        if writes.iter().any(|write| matches!(write, Write::Delete { key } if key.starts_with(b"staged/"))) {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         self.memory.commit(leadership, writes).await
@@ -150,7 +150,7 @@ async fn a_large_table_leaves_while_others_commit() {
     let drop_it = DdlStatement::DropTable { database: sql("default"), name: sql("t"), if_exists: false };
     cluster.ddl(drop_it).await.expect("drops");
     let other = TableShard { table: other, shard: at.shard };
-    let of_dropped = format!("part/{}/", at.table);
+    let of_dropped = format!("staged/{}/", at.table);
     let left = || async { cluster.memory.range(of_dropped.as_bytes()).await.expect("answers").len() };
     let (mut between, mut block) = (0, 0);
     while left().await > 0 {

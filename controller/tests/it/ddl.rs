@@ -1,7 +1,7 @@
 //! DDL: from the statement to every live node, or back.
 
-use moorhouse_catalog::{ClusterView, DdlStatement, TableState, codec};
-use moorhouse_proto::WatchClusterRequest;
+use moorhouse_catalog::{ClusterView, DdlStatement, DdlToken, TableState, codec};
+use moorhouse_proto::{ListDdlRequest, WatchClusterRequest};
 use tonic::Status;
 
 use crate::harness::{Cluster, create_table, sql};
@@ -79,6 +79,44 @@ async fn a_node_that_goes_down_is_not_waited_for() {
     assert!(early.is_err(), "bi is up and has not applied it");
     bi.kill();
     assert_eq!(statement.await, Ok(1));
+}
+
+#[tokio::test]
+async fn a_statement_that_is_sent_again_is_the_same_task() {
+    let cluster = Cluster::start().await;
+    let _etl = cluster.node("etl-0", "etl").await;
+    let bi = cluster.node("bi-0", "bi").await;
+    bi.script.lock().expect("no panic").stuck = true;
+    let token = DdlToken::random();
+    let first = cluster.ddl_under(create_table("t", false), token);
+    tokio::pin!(first);
+    let early = tokio::time::timeout(std::time::Duration::from_millis(300), &mut first).await;
+    assert!(early.is_err(), "bi has not applied it");
+    let second = cluster.ddl_under(create_table("t", false), token);
+    tokio::pin!(second);
+    let early = tokio::time::timeout(std::time::Duration::from_millis(300), &mut second).await;
+    assert!(early.is_err(), "it follows the first");
+    bi.script.lock().expect("no panic").stuck = false;
+    assert_eq!(tokio::join!(first, second), (Ok(1), Ok(1)));
+    assert_eq!(cluster.ddl_under(create_table("t", false), token).await, Ok(1), "and so does one after its end");
+    assert_eq!(cluster.ddl(create_table("u", false)).await, Ok(2));
+}
+
+#[tokio::test]
+async fn failures_are_reported_for_each_shard() {
+    let cluster = Cluster::start().await;
+    let _etl = cluster.node("etl-0", "etl").await;
+    let bi = cluster.node("bi-0", "bi").await;
+    let words = "Code: 47. DB::Exception: Missing columns";
+    bi.script.lock().expect("no panic").cannot_make = Some(("bad", words));
+    bi.script.lock().expect("no panic").failing_shards = vec![1, 3];
+    let error = cluster.create_table("bad").await.expect_err("bi cannot make it");
+    assert_eq!(error, format!("{words} (on node bi-0, shard 1; 1 more: see `moorctl ddl show`)"));
+    let tasks = cluster.admin().await.list_ddl(ListDdlRequest { seq: 1 }).await.expect("lists").into_inner().tasks;
+    let nodes: Vec<_> = tasks[0].nodes.iter().map(|n| (n.node.as_str(), n.state.as_str(), n.failures.len())).collect();
+    assert_eq!(nodes, [("bi-0", "failed", 2), ("etl-0", "applied", 0)]);
+    assert_eq!((tasks[0].nodes[0].failures[1].shard, tasks[0].nodes[0].shards.len()), (Some(3), 4));
+    assert_eq!((tasks[0].outcome.as_str(), tasks[0].error.as_str()), ("failed", error.as_str()));
 }
 
 #[tokio::test]

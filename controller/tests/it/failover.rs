@@ -4,13 +4,18 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use moorhouse_catalog::state::{Catalog, Command as Order, Limits};
 use moorhouse_catalog::store::Store;
 use moorhouse_catalog::store::etcd::EtcdStore;
+use moorhouse_catalog::*;
 use moorhouse_proto::admin_client::AdminClient;
-use moorhouse_proto::{CreateGroupRequest, ListMovesRequest};
+use moorhouse_proto::controller_client::ControllerClient;
+use moorhouse_proto::{CommitPartsRequest, CreateGroupRequest, ListMovesRequest, SnapshotRequest};
 use moorhouse_security::{Dialer, LEADER_HEADER, LeaderChannel};
 use tonic::Code;
 use tonic::transport::Endpoint;
+
+use crate::harness;
 
 /// Generous: the machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -135,4 +140,121 @@ async fn a_leader_that_was_paused_past_its_lease_writes_nothing_when_it_wakes() 
     for group in ["one", "two", "three"] {
         assert!(has_group(&store, group).await, "{group}");
     }
+}
+
+/// A warehouse with one node, which holds everything, and one table.
+async fn with_a_table(store: &EtcdStore, objects: &Path) -> TableShard {
+    let at = TableShard { table: TableId(uuid::Uuid::from_u128(7)), shard: ShardId(0) };
+    let table = Table {
+        id: at.table,
+        database: harness::sql("default"),
+        name: harness::sql("t"),
+        physical: "t_7".to_owned(),
+        owner: harness::group("etl"),
+        columns: "(`a` UInt64)".to_owned(),
+        engine: "MergeTree".to_owned(),
+        engine_full: "MergeTree ORDER BY a".to_owned(),
+        comment: String::new(),
+        sharding_key: "rand()".to_owned(),
+        state: TableState::Creating,
+        ddl_seq: DdlSeq(0),
+        storage: TableStorage::default(),
+    };
+    let node = Node {
+        name: NodeName::new("a").expect("valid"),
+        group: harness::group("etl"),
+        agent_address: "127.0.0.1:1".to_owned(),
+        engine_http: "127.0.0.1:1".to_owned(),
+        engine_native: "127.0.0.1:1".to_owned(),
+        incarnation: Incarnation(0),
+        draining: false,
+    };
+    let warehouse = Warehouse {
+        id: WarehouseId::random(),
+        shards: ShardCount::new(2).expect("valid"),
+        objects_url: format!("file://{}", objects.display()),
+        cluster_secret: "s".to_owned().into(),
+        engine_admin_password: "p".to_owned().into(),
+        users: Vec::new(),
+    };
+    let leadership = store.acquire_leadership("test", Duration::from_secs(5)).await.expect("leads");
+    let mut catalog = Catalog::empty(Limits::default());
+    for command in [
+        Order::CreateWarehouse(warehouse),
+        Order::CreateGroup(harness::group("etl")),
+        Order::RegisterNode(node),
+        Order::CreateTable { table: Box::new(table), if_not_exists: false },
+        Order::ActivateTable(at.table),
+    ] {
+        let writes = catalog.apply(command, 1).expect("is legal").writes;
+        store.commit(&leadership, writes).await.expect("commits");
+    }
+    store.resign(leadership).await;
+    at
+}
+
+async fn add_part(client: &mut ControllerClient<LeaderChannel>, at: TableShard, part: &str) -> u64 {
+    let change = PartChange { added: vec![harness::staged_part(part, BlobId::random(), "a")], ..PartChange::default() };
+    let token = CommitToken::random();
+    let request = || CommitPartsRequest {
+        node: "a".to_owned(),
+        incarnation: 1,
+        table: at.table.to_wire().into(),
+        shard: at.shard.0.into(),
+        epoch: 1,
+        change_record: codec::encode(&change).into(),
+        token: token.to_wire().into(),
+    };
+    let begun = Instant::now();
+    loop {
+        match client.commit_parts(request()).await {
+            Ok(reply) => return reply.into_inner().version,
+            Err(status) => assert!(begun.elapsed() < PATIENCE, "{status}"),
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+fn snapshot_of(at: TableShard) -> SnapshotRequest {
+    SnapshotRequest { table: at.table.to_wire().into(), shard: at.shard.0.into() }
+}
+
+#[tokio::test]
+async fn a_leader_that_was_paused_past_its_lease_tells_nothing_old_when_it_wakes() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (_etcd, store, etcd) = etcd(&directory.path().join("etcd")).await;
+    let at = with_a_table(&store, &directory.path().join("objects")).await;
+    let addresses: Vec<String> = (0..2).map(|_| free_address()).collect();
+    let controllers: Vec<Process> = addresses.iter().map(|a| controller(directory.path(), &etcd, a)).collect();
+    let (channel, _) = client(&addresses);
+    let mut follower = ControllerClient::new(channel.clone());
+    assert_eq!(add_part(&mut follower, at, "all_1_1_0").await, 1);
+    let leader = channel.address();
+    let old = addresses.iter().position(|address| *address == leader).expect("one of them");
+    // A connection to the old leader alone, that does not give up on it while it is stopped.
+    let endpoint = Endpoint::from_shared(format!("http://{leader}")).expect("an address");
+    let mut of_old = ControllerClient::new(endpoint.connect().await.expect("connects"));
+    of_old.get_snapshot(snapshot_of(at)).await.expect("it leads");
+
+    controllers[old].signal("-STOP");
+    // The kernel takes these requests, and the old leader finds them when it wakes, before anything else.
+    let ghosts: Vec<_> = (0..16)
+        .map(|_| {
+            let mut of_old = of_old.clone();
+            tokio::spawn(async move { of_old.get_snapshot(snapshot_of(at)).await })
+        })
+        .collect();
+    assert_eq!(add_part(&mut follower, at, "all_2_2_0").await, 2);
+    controllers[old].signal("-CONT");
+    for ghost in ghosts {
+        let answer = ghost.await.expect("no panic");
+        let told = answer.map(|reply| {
+            let snapshot: TableShardSnapshot = codec::decode(&reply.into_inner().snapshot_record).expect("reads");
+            snapshot.version
+        });
+        assert!(told.is_err(), "it told of {told:?} although another has gone on to version 2");
+    }
+    let newest = follower.get_snapshot(snapshot_of(at)).await.expect("the new leader").into_inner();
+    let newest: TableShardSnapshot = codec::decode(&newest.snapshot_record).expect("reads");
+    assert_eq!((newest.version, newest.parts.len()), (Version(2), 2));
 }

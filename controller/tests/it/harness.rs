@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::StreamExt;
-use moorhouse_base::clock::SystemClock;
-use moorhouse_catalog::store::Store;
+use moorhouse_base::clock::{Clock, SystemClock};
 use moorhouse_catalog::store::memory::MemoryStore;
+use moorhouse_catalog::store::{Store, StoreAccess};
 use moorhouse_catalog::*;
 use moorhouse_controller::config::Config;
 use moorhouse_controller::server::{self, Running};
@@ -40,12 +40,17 @@ impl Cluster {
     }
 
     pub async fn start_on(store: Arc<dyn Store>, memory: MemoryStore) -> Self {
+        Self::start_with(store, memory, |_| {}).await
+    }
+
+    pub async fn start_with(store: Arc<dyn Store>, memory: MemoryStore, set: impl FnOnce(&mut Config)) -> Self {
         let objects = tempfile::tempdir().expect("a directory");
         let url = format!("file://{}", objects.path().display());
-        let config = Config {
+        let mut config = Config {
             listen: "127.0.0.1:0".parse().expect("an address"),
             metrics: "127.0.0.1:0".parse().expect("an address"),
             store: "memory:".parse().expect("a store"),
+            store_access: StoreAccess::default(),
             objects: url.parse().expect("a place"),
             objects_text: url,
             shards: ShardCount::new(4).ok(),
@@ -54,6 +59,7 @@ impl Cluster {
             lease: Duration::from_millis(1_500),
             delete_grace_ms: 0,
             orphan_grace_ms: 7_200_000,
+            lists_bytes: 1 << 30,
             advertise: None,
             leader_ttl: Duration::from_secs(2),
             restore: None,
@@ -61,6 +67,7 @@ impl Cluster {
             issuer: None,
             issue_for: Lifetime::LEAF,
         };
+        set(&mut config);
         let running = server::start_on(&config, Arc::clone(&store), Arc::new(SystemClock)).await.expect("starts");
         Self { running, store, memory, config, _objects: objects }
     }
@@ -92,7 +99,13 @@ impl Cluster {
 
     /// Runs a statement to its end; the error is the user's.
     pub async fn ddl(&self, statement: DdlStatement) -> Result<u64, String> {
-        let request = SubmitDdlRequest { statement_record: codec::encode(&statement).into() };
+        self.ddl_under(statement, DdlToken::random()).await
+    }
+
+    /// The same, under a token of the test's.
+    pub async fn ddl_under(&self, statement: DdlStatement, token: DdlToken) -> Result<u64, String> {
+        let (statement_record, token) = (codec::encode(&statement).into(), token.to_wire().into());
+        let request = SubmitDdlRequest { statement_record, token };
         let mut progress = self.controller().await.submit_ddl(request).await.expect("admitted").into_inner();
         while let Some(step) = progress.message().await.expect("progress") {
             if step.finished {
@@ -135,6 +148,9 @@ pub async fn eventually<F: Future<Output = bool>>(what: &str, holds: impl Fn() -
     }
 }
 
+pub fn now_ms() -> u64 {
+    SystemClock.now_ms()
+}
 pub fn group(name: &str) -> GroupName {
     GroupName::new(name).expect("valid")
 }
@@ -182,6 +198,8 @@ pub struct Script {
     pub spoilt: Vec<BlobId>,
     /// Error of the engine for any table of this name.
     pub cannot_make: Option<(&'static str, &'static str)>,
+    /// On which shards; none: the error is not about one.
+    pub failing_shards: Vec<u32>,
     /// Views are received and not applied.
     pub stuck: bool,
     pub views: Vec<NodeView>,
@@ -357,17 +375,22 @@ async fn attend(
 
 fn beat(node: &NodeName, incarnation: u64, revision: u64, script: &SharedScript) -> Heartbeat {
     let script = script.lock().expect("no panic");
-    let failed = |(name, error): (&str, &str)| {
-        let view = script.views.last()?;
-        let table = view.tables.iter().find(|table| table.name.as_str() == name)?;
-        Some(DdlFailure { ddl_seq: table.ddl_seq.0, error: error.to_owned() })
+    let failed = |(name, error): (&str, &str)| -> Vec<DdlFailure> {
+        let tables = script.views.last().map_or(&[][..], |view| &view.tables);
+        let Some(table) = tables.iter().find(|table| table.name.as_str() == name) else { return Vec::new() };
+        let failure = |shard| DdlFailure { ddl_seq: table.ddl_seq.0, error: error.to_owned(), shard };
+        if script.failing_shards.is_empty() {
+            return vec![failure(None)];
+        }
+        script.failing_shards.iter().map(|shard| failure(Some(*shard))).collect()
     };
     Heartbeat {
         node: node.as_str().to_owned(),
         incarnation,
         view_revision: if script.stuck { 1 } else { revision },
-        failures: script.cannot_make.and_then(failed).into_iter().collect(),
+        failures: script.cannot_make.map(failed).unwrap_or_default(),
         load: Some(NodeLoad { object_puts: 3, ..NodeLoad::default() }),
+        config_error: String::new(),
     }
 }
 

@@ -17,6 +17,7 @@ fn config() -> EngineConfig {
         }),
         disks_base: Some("/mnt/moorhouse".into()),
         max_memory_bytes: Some(1 << 30),
+        access: super::EngineAccess::default(),
     }
 }
 

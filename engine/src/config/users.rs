@@ -25,8 +25,14 @@ const SQL_USER_GRANTS: &[&str] = &[
 
 pub fn render(config: &EngineConfig, kind: EngineKind) -> String {
     Xml::document("clickhouse", |xml| {
-        xml.node("profiles", profiles);
-        xml.node("quotas", |xml| xml.node("default", |_| {}));
+        xml.node("profiles", |xml| {
+            profiles(xml, config);
+            config.access.profiles(xml);
+        });
+        xml.node("quotas", |xml| {
+            xml.node("default", |_| {});
+            config.access.quotas(xml);
+        });
         xml.node("users", |xml| {
             if kind == EngineKind::Embedded {
                 xml.node(EMBEDDED_LOGIN, embedded_login);
@@ -35,13 +41,14 @@ pub fn render(config: &EngineConfig, kind: EngineKind) -> String {
             for user in &config.users {
                 xml.node(&user.name, |xml| sql_user(xml, user));
             }
+            config.access.users(xml);
         });
     })
 }
 
-fn profiles(xml: &mut Xml) {
+fn profiles(xml: &mut Xml, config: &EngineConfig) {
     xml.node("default", |xml| {
-        xml.leaves(&[
+        let own = [
             // The shard file system serves ordinary reads; O_DIRECT and mmap have their own rules there.
             ("local_filesystem_read_method", "pread"),
             ("distributed_foreground_insert", "1"),
@@ -54,7 +61,10 @@ fn profiles(xml: &mut Xml) {
             ("cancel_http_readonly_queries_on_client_close", "1"),
             ("mutations_sync", "0"),
             ("async_insert", "0"),
-        ]);
+        ];
+        // One element of a name: of two the engine would read the first.
+        own.iter().filter(|(name, _)| !config.access.settings.contains_key(*name)).for_each(|(n, v)| xml.leaf(n, v));
+        config.access.settings.iter().for_each(|(name, value)| xml.leaf(name, value));
         xml.node("constraints", |xml| {
             xml.node("distributed_foreground_insert", |xml| xml.leaf("const", ""));
             xml.node("local_filesystem_read_method", |xml| xml.leaf("const", ""));
@@ -87,14 +97,18 @@ fn admin(xml: &mut Xml, password: &str) {
 }
 
 fn sql_user(xml: &mut Xml, user: &SqlUser) {
-    xml.leaf("password_sha256_hex", user.password_sha256_hex.to_ascii_lowercase());
-    xml.node("networks", |xml| xml.leaf("ip", "::/0"));
+    password_and_networks(xml, &user.password_sha256_hex, &["::/0".to_owned()]);
     xml.leaves(&[("profile", "default"), ("quota", "default")]);
     xml.node("grants", |xml| {
         for grant in SQL_USER_GRANTS {
             xml.leaf("query", grant);
         }
     });
+}
+
+pub(super) fn password_and_networks(xml: &mut Xml, sha256_hex: &str, networks: &[String]) {
+    xml.leaf("password_sha256_hex", sha256_hex.to_ascii_lowercase());
+    xml.node("networks", |xml| networks.iter().for_each(|network| xml.leaf("ip", network)));
 }
 
 fn from_this_machine(xml: &mut Xml) {

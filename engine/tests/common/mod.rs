@@ -30,6 +30,7 @@ pub fn config(dir: &Path) -> EngineConfig {
         cluster: None,
         disks_base: Some(dir.join("disks")),
         max_memory_bytes: Some(2 << 30),
+        access: moorhouse_engine::EngineAccess::default(),
     }
 }
 

@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use futures::StreamExt;
-use moorhouse_catalog::{DdlSeq, Epoch, NodeView, ShardId, Table, TableId, TableShard};
+use moorhouse_catalog::{Epoch, NodeView, ShardId, Table, TableId, TableShard};
 use moorhouse_engine::{SqlClient, SqlError};
 
 use super::wanted::Wanted;
-use super::{Attached, CLUSTER, EngineOwner, PassError, Present};
+use super::{Attached, CLUSTER, EngineOwner, Failure, PassError, Present};
 use crate::fs::Role;
 use crate::limits;
 use crate::tables::{self, SCRATCH_DATABASE};
@@ -27,7 +27,7 @@ impl EngineOwner {
         sql: &SqlClient,
         present: &mut Present,
         wanted: &mut Wanted,
-        failures: &mut Vec<(DdlSeq, String)>,
+        failures: &mut Vec<Failure>,
     ) -> Result<(), PassError> {
         self.fs.source.apply_view(view);
         self.drop_tables(view, sql, present).await?;
@@ -140,7 +140,7 @@ impl EngineOwner {
         mine: &BTreeMap<ShardId, Epoch>,
         sql: &SqlClient,
         present: &mut Present,
-        failures: &mut Vec<(DdlSeq, String)>,
+        failures: &mut Vec<Failure>,
     ) {
         let mount = self.mount.to_string_lossy();
         let pairs = view.tables.iter().flat_map(|table| mine.keys().map(move |shard| (table, *shard)));
@@ -169,7 +169,7 @@ impl EngineOwner {
                 Err(error) if error.code() == Some(TABLE_ALREADY_EXISTS) => {}
                 Err(error) => {
                     tracing::warn!(%ts, %error, "a table does not attach: it will be tried again");
-                    failures.push((ddl_seq, error.to_string()));
+                    failures.push(Failure { seq: ddl_seq, shard: Some(ts.shard), error: error.to_string() });
                     continue;
                 }
             }
@@ -183,7 +183,7 @@ impl EngineOwner {
         view: &NodeView,
         sql: &SqlClient,
         present: &mut Present,
-        failures: &mut Vec<(DdlSeq, String)>,
+        failures: &mut Vec<Failure>,
     ) {
         for table in view.tables.iter().filter(|t| !present.distributed.contains_key(&t.id)).collect::<Vec<_>>() {
             let mut outcome = Ok(());
@@ -196,7 +196,7 @@ impl EngineOwner {
                 Ok(()) => {
                     present.distributed.insert(table.id, (table.database.to_string(), table.name.to_string()));
                 }
-                Err(error) => failures.push((table.ddl_seq, error.to_string())),
+                Err(error) => failures.push(Failure { seq: table.ddl_seq, shard: None, error: error.to_string() }),
             }
         }
     }

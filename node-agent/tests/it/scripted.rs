@@ -328,5 +328,6 @@ fn view(node: &NodeName, group: &str, tables: &[TableShard]) -> NodeView {
             })
             .collect(),
         ddl_seq: DdlSeq(1),
+        access: moorhouse_catalog::access::NodeAccess::default(),
     }
 }

@@ -68,7 +68,7 @@ fn shown(version: u64, parts: &[Manifest]) -> Event {
 fn task(seq: u64, table: &str, outcome: DdlOutcome) -> Event {
     let name = |name: &str| SqlName::new(name).expect("valid");
     let statement = DdlStatement::DropTable { database: name("default"), name: name(table), if_exists: true };
-    let ddl = vec![DdlTask { seq: DdlSeq(seq), statement, outcome }];
+    let ddl = vec![DdlTask { outcome, ..DdlTask::new(DdlSeq(seq), statement) }];
     Event::Wrote(Transaction { term: 1, ddl, ..Transaction::default() })
 }
 
@@ -239,6 +239,25 @@ fn ddl_out_of_order_or_without_an_end_is_found() {
         task(1, "t", DdlOutcome::Done),
     ];
     assert_eq!(check(both), Ok(()));
+}
+
+#[test]
+fn ddl_told_otherwise_than_kept_or_run_twice_is_found() {
+    let told = |result| Event::Told { seq: DdlSeq(1), result };
+    let wrong = "a_user_is_told_the_outcome_that_is_kept";
+    assert_eq!(broken([told(Ok(()))]), wrong);
+    assert_eq!(broken([task(1, "t", DdlOutcome::Running), told(Ok(()))]), wrong);
+    assert_eq!(broken([task(1, "t", DdlOutcome::Done), told(Err("no".to_owned()))]), wrong);
+    assert_eq!(check([task(1, "t", DdlOutcome::Done), told(Ok(()))]), Ok(()));
+    let asked_for = |event| match event {
+        Event::Wrote(mut transaction) => {
+            transaction.ddl[0].token = Some(moorhouse_catalog::DdlToken(uuid::Uuid::from_u128(7)));
+            Event::Wrote(transaction)
+        }
+        other => other,
+    };
+    let twice = [task(1, "t", DdlOutcome::Done), task(2, "t", DdlOutcome::Done)].map(asked_for);
+    assert_eq!(broken(twice), "a_request_is_one_ddl_task");
 }
 
 #[test]

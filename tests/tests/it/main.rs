@@ -1,7 +1,9 @@
 //! Tests that cross crates, with real ClickHouse, etcd and S3.
 
+mod access;
 mod bad_input;
 mod crash;
+mod ddl_resume;
 mod definitions;
 mod demo;
 mod differential;

@@ -225,6 +225,7 @@ impl Model {
 
     fn recreate(&mut self) {
         self.world.must(Command::DropTable { database: sql("default"), name: sql("t"), if_exists: false });
+        self.world.clear_leaving();
         self.table += 1;
         self.world.must(create_table("t", self.table));
         self.blocks.clear();

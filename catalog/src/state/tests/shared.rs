@@ -107,6 +107,7 @@ impl Agent {
             Op::Drop(table) => {
                 let name = ["t", "u"][table];
                 self.world.must(Command::DropTable { database: sql("default"), name: sql(name), if_exists: false });
+                self.world.clear_leaving();
                 self.tables[table] = self.number();
                 self.world.must(create_table(name, self.tables[table]));
             }

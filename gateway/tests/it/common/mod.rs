@@ -53,6 +53,7 @@ impl Node {
             cluster: None,
             disks_base: None,
             max_memory_bytes: Some(2 << 30),
+            access: moorhouse_engine::EngineAccess::default(),
         };
         let binary = EngineBinary::find(&EngineChoice::Auto).expect("an engine; run `make setup`");
         let engine = Engine::start(&binary, &config).await.expect("the engine starts");
