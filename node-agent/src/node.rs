@@ -1,6 +1,6 @@
 //! A node's life: check, register, mount, start the engine, serve; and the same backwards.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
