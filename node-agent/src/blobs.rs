@@ -94,12 +94,12 @@ impl BlobSource {
     /// Makes a blob readable: brings a small one into the cache, once for all who wait for it; answers for a large one, or
     /// where the cache has no room or its disk is sick, with a reader of ranges.
     pub async fn fetch(&self, wanted: Wanted) -> Result<Opened, FsError> {
-        let Wanted { blob, companions } = wanted;
+        let Wanted { blob, companions, whole_up_to } = wanted;
         let crc32c = checksum(&blob.location);
         if let Some(file) = self.cache.open_checked(key(blob.blob), blob.bytes, crc32c).await? {
             return Ok(Opened::Local(file));
         }
-        if blob.bytes > limits::WHOLE_BLOB_BYTES && crc32c.is_some() {
+        if blob.bytes > whole_up_to && crc32c.is_some() {
             return Ok(Opened::Remote(RemoteFile::new(self, blob)));
         }
         let fetched = if companions.is_empty() {

@@ -101,6 +101,20 @@ pub const SHARED_HEAD_BYTES: u64 = 8 << 20;
 pub const NEIGHBOURS: usize = 512;
 /// Larger stored blobs are read by range: a point query must not bring a whole column.
 pub const WHOLE_BLOB_BYTES: u64 = 4 << 20;
+/// The same of column data, of which a point query reads some kilobytes: a block of the cache.
+pub const WHOLE_DATA_BYTES: u64 = 1 << 20;
+/// Columns that a table shard's statements have opened, and for how long they are expected to open them again; and for how
+/// long a table that was scanned in one part is expected to be scanned in the next.
+pub const COLUMNS_REMEMBERED: usize = 1_000;
+pub const COLUMN_REMEMBERED: Duration = Duration::from_secs(600);
+pub const SCAN_REMEMBERED: Duration = Duration::from_secs(3);
+/// A file that has been read this far without an end is scanned, as the cache's read-ahead sees it.
+pub const SCANNED_AFTER_BYTES: u64 = moorhouse_cache::limits::SEQUENTIAL_AFTER_BYTES;
+/// How far a column is fetched when one beside it is scanned; what is behind comes with its own read-ahead.
+pub const SCANNED_AHEAD_BYTES: u64 = 16 << 20;
+/// Files that are fetched for a guess at once, and the pieces in which that is done.
+pub const GUESSES_AT_ONCE: usize = 16;
+pub const GUESS_PIECE_BYTES: u64 = 2 << 20;
 /// Largest read from a peer or the object store at once, and how many of one copy are under way: the memory that it takes.
 pub const FETCH_PIECE_BYTES: u64 = 4 << 20;
 pub const PARALLEL_PIECES: usize = 4;

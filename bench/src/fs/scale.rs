@@ -53,7 +53,7 @@ impl Scale {
             small_inserts: 30,
             small_insert_rows: 100,
             parts: 1_000,
-            memory_parts: 5_000,
+            memory_parts: 3_000,
             counted_inserts: 2_000,
             files: 2_000,
             cache_bytes: 8 << 30,

@@ -18,7 +18,7 @@ pub enum RemoteFile {
 }
 
 impl RemoteFile {
-    pub(super) fn new(source: &BlobSource, blob: RemoteBlob) -> Self {
+    pub(crate) fn new(source: &BlobSource, blob: RemoteBlob) -> Self {
         let Some(crc32c) = checksum(&blob.location) else { return Self::Past { source: source.clone(), blob } };
         let (bytes, cache) = (blob.bytes, source.cache().clone());
         let (blob, source) = (Arc::new(blob), source.clone());

@@ -57,6 +57,8 @@ pub struct Wanted {
     /// Other absent files near it in the same object, also of other parts: the engine opens a part's small files one after
     /// another, and one part after another.
     pub companions: Vec<RemoteBlob>,
+    /// A stored blob of more bytes is read by range.
+    pub whole_up_to: u64,
 }
 
 impl ShardFs {
@@ -107,19 +109,19 @@ impl ShardFs {
     }
 
     pub fn open(&self, ino: Ino, write: bool) -> Result<Opening, FsError> {
-        match self.open_or_kept(ino, write, |_| None::<Infallible>)? {
+        match self.open_or_kept(ino, write, |_| None::<(Infallible, bool)>)? {
             OpeningKept::Kept(never) => match never {},
             OpeningKept::Opening(opening) => Ok(opening),
         }
     }
 
     /// [`ShardFs::open`] for a caller that keeps files open: `kept` is asked for the sealed blob before its file is opened, and
-    /// what it gives is the answer if the blob is still here.
+    /// what it gives is the answer if the blob is still here, or if it says that somebody has it open.
     pub fn open_or_kept<K>(
         &self,
         ino: Ino,
         write: bool,
-        kept: impl FnOnce(BlobKey) -> Option<K>,
+        kept: impl FnOnce(BlobKey) -> Option<(K, bool)>,
     ) -> Result<OpeningKept<K>, FsError> {
         let blob = {
             let tree = self.tree.read().expect("lock");
@@ -133,8 +135,8 @@ impl ShardFs {
             return Err(FsError::Immutable);
         }
         if blob.sealed.is_some()
-            && let Some(kept) = kept(key(blob.id))
-            && self.cache.note_use(key(blob.id))
+            && let Some((kept, is_open)) = kept(key(blob.id))
+            && (self.cache.note_use(key(blob.id)) || is_open)
         {
             return Ok(OpeningKept::Kept(kept));
         }
@@ -159,7 +161,9 @@ impl ShardFs {
             Some(Sealed { bytes, location }) => {
                 let blob = RemoteBlob { blob: blob.id, bytes, location };
                 let companions = self.companions(ino, &blob)?;
-                Ok(Opening::Fetch(Wanted { blob, companions }))
+                let is_data = self.note_cold_open(ino)?;
+                let whole_up_to = if is_data { limits::WHOLE_DATA_BYTES } else { limits::WHOLE_BLOB_BYTES };
+                Ok(Opening::Fetch(Wanted { blob, companions, whole_up_to }))
             }
         }
     }
@@ -271,7 +275,7 @@ fn part_of(tree: &Tree, mut dir: Ino) -> Result<Ino, TreeError> {
 }
 
 /// Column data comes last in an object, and is read by range or not at all.
-fn is_data(path: &str) -> bool {
+pub(super) fn is_data(path: &str) -> bool {
     path.ends_with(".bin")
 }
 
@@ -284,7 +288,7 @@ fn is_within(blob: &RemoteBlob, wanted: &ObjectKey, range: &Range<u64>) -> bool 
     }
 }
 
-/// Whether the first file of a part lies in the object: a part is packed as a whole, or not at all.
+/// Whether a part's heads lie in the object, by one of them: they are packed together, or not at all.
 fn begins_in(tree: &Tree, part: Ino, wanted: &ObjectKey) -> bool {
     // After a re-packing the heads lie elsewhere than the data, and a column may come first by name.
     let head = tree.child(part, "checksums.txt").ok();

@@ -93,6 +93,11 @@ pub struct Small {
 }
 
 impl Dir {
+    /// Looks at every entry.
+    pub fn name_of(&self, ino: Ino) -> Option<&str> {
+        self.children.iter().find(|(_, child)| **child == ino).map(|(name, _)| name.as_str())
+    }
+
     /// The entry whose name is the first.
     pub fn first(&self) -> Option<Ino> {
         self.children.values().next().copied()

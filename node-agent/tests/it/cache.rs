@@ -94,6 +94,60 @@ fn a_large_file_is_read_by_range_until_it_is_whole() {
     assert_eq!(reader.fs.cache_stats().fetched_bytes, data.len() as u64);
 }
 
+/// The kernel mixes no ways of reading one inode.
+#[test]
+fn a_file_that_is_dropped_while_it_is_open_can_be_opened_again() {
+    let reader = Rig::new("bi");
+    let data = content(1, 3 * MIB);
+    store(&reader, "parts/one", &[("all_1_1_0".to_string(), "a.bin", data.clone())]);
+    let path = reader.dir().join("all_1_1_0/a.bin");
+    assert_eq!(fs::read(&path).unwrap(), data);
+    let piece = |open: &fs::File| {
+        let mut piece = vec![0; 100_000];
+        open.read_exact_at(&mut piece, MIB as u64).unwrap();
+        piece
+    };
+    let first = fs::File::open(&path).unwrap();
+    assert_eq!(reader.fs.drop_cached(), (1, data.len() as u64));
+    let second = fs::File::open(&path).unwrap();
+    assert_eq!((piece(&first), piece(&second)), (data[MIB..][..100_000].to_vec(), data[MIB..][..100_000].to_vec()));
+    drop((first, second));
+    assert_eq!(fs::read(&path).unwrap(), data);
+    assert!(reader.fs.cache_stats().fetched_bytes >= 2 * data.len() as u64, "it was gone, and came again");
+}
+
+/// The engine reads the columns of a part one after another; what statements read together comes together of the next part.
+#[test]
+fn columns_that_are_read_together_come_together() {
+    let reader = Rig::new("bi");
+    let columns = [("a.bin", 8 * MIB), ("b.bin", 4 * MIB), ("c.bin", 4 * MIB)];
+    let of = |n: usize| columns.map(|(name, bytes)| (format!("all_{n}_{n}_0"), name, content(n + bytes, bytes)));
+    store(&reader, "parts/cold", &[of(1), of(2)].concat());
+    let read = |n: usize, name: &str, at: usize| {
+        let open = fs::File::open(reader.dir().join(format!("all_{n}_{n}_0")).join(name)).unwrap();
+        let mut piece = vec![0; 100_000];
+        open.read_exact_at(&mut piece, at as u64).unwrap();
+        let (_, _, whole) = of(n).into_iter().find(|(_, column, _)| *column == name).unwrap();
+        assert_eq!(piece, whole[at..][..100_000]);
+    };
+    let until = |what: &str, is_so: &dyn Fn(&moorhouse_cache::CacheStats) -> bool| {
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        while !is_so(&reader.fs.cache_stats()) {
+            assert!(std::time::Instant::now() < deadline, "{what}: {:?}", reader.fs.cache_stats());
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+    };
+    read(1, "a.bin", 0);
+    read(1, "b.bin", 0);
+    assert_eq!(reader.fs.cache_stats().blocks, 2, "nobody knew that they belong together");
+    read(2, "a.bin", 4 * MIB + 77);
+    until("the same place of the other column", &|stats| stats.blocks == 4);
+    read(2, "b.bin", 2 * MIB + 38);
+    assert_eq!(reader.fs.cache_stats().blocks, 4, "it was there, and nothing of the third was fetched");
+    assert_eq!(fs::read(reader.dir().join("all_2_2_0/a.bin")).unwrap(), content(2 + 8 * MIB, 8 * MIB));
+    until("a scan of one leads the other", &|stats| stats.cached_bytes == 12 * MIB as u64);
+}
+
 #[test]
 fn warming_brings_active_parts_and_dropping_leaves_what_is_staged() {
     let writer = Rig::new("etl");

@@ -5,6 +5,7 @@ mod fs_semantics;
 mod lasting;
 mod model;
 mod posix;
+mod power;
 mod repacking;
 mod scale;
 mod scripted;

@@ -29,14 +29,16 @@ impl<B> Backings<B> {
         Self { keeps, open: HashMap::new(), kept: HashMap::new(), order: BTreeMap::new(), uses: 0 }
     }
 
-    /// A kept one, for a sealed blob.
-    pub fn get(&mut self, key: BlobKey) -> Option<Arc<B>> {
-        let kept = self.kept.get_mut(&key)?;
+    /// One for a sealed blob, and whether some open file uses it: then every other open must, even if the cache has given the
+    /// blob up, for the kernel mixes no ways of reading an inode.
+    pub fn get(&mut self, key: BlobKey) -> Option<(Arc<B>, bool)> {
+        let Some(kept) = self.kept.get_mut(&key) else { return Some((self.in_use(key)?, true)) };
         self.order.remove(&kept.used);
         self.uses += 1;
         kept.used = self.uses;
         self.order.insert(self.uses, key);
-        Some(kept.backing.clone())
+        let is_open = Arc::strong_count(&kept.backing) > 1;
+        Some((kept.backing.clone(), is_open))
     }
 
     /// One that some open file uses.
@@ -109,7 +111,7 @@ mod tests {
         for number in [1, 2] {
             assert!(backings.add(key(number), number, true).1.is_empty());
         }
-        assert_eq!(backings.get(key(1)).as_deref(), Some(&1));
+        assert_eq!(backings.get(key(1)), Some((Arc::new(1), false)));
         let (_, gone) = backings.add(key(3), 3, true);
         assert_eq!(gone, [Arc::new(2)]);
         assert_eq!([1, 2, 3].map(|number| backings.get(key(number)).is_some()), [true, false, true]);
@@ -123,9 +125,9 @@ mod tests {
         assert_eq!((*second, gone), ("first", vec![Arc::new("second")]));
         // Kept or not, who has it open shares it.
         backings.add(key(2), "other", true);
-        assert_eq!(backings.get(key(1)), None);
-        assert_eq!(backings.in_use(key(1)).as_deref(), Some(&"first"));
+        assert_eq!(backings.get(key(1)), Some((Arc::new("first"), true)));
         drop((first, second));
+        assert_eq!(backings.get(key(1)), None);
         backings.closed(key(1));
         assert!(backings.in_use(key(1)).is_none());
         assert_eq!(backings.open.len(), 1, "of the kept one");
@@ -137,8 +139,9 @@ mod tests {
         let (open, _) = backings.add(key(1), (), true);
         let freed = Arc::downgrade(&open);
         drop(backings.forget(key(1)));
-        assert!(freed.upgrade().is_some() && backings.get(key(1)).is_none());
+        assert_eq!(backings.get(key(1)), Some((Arc::new(()), true)), "until it is closed");
         drop(open);
+        assert!(backings.get(key(1)).is_none());
         backings.closed(key(1));
         assert!(freed.upgrade().is_none() && backings.open.is_empty() && backings.order.is_empty());
     }

@@ -19,6 +19,7 @@ use super::backings::Backings;
 use super::writeback::Writeback;
 use crate::blobs::remote::RemoteFile;
 use crate::fs::ShardFs;
+use crate::fs::beside::Stage;
 use crate::fs::error::FsError;
 use crate::fs::io::{Opened, read_local};
 use crate::fs::ops::{Attributes, LONG_TTL, Ready};
@@ -40,8 +41,32 @@ pub(super) enum Handle {
         file: Option<File>,
     },
     Local(File),
-    Remote(RemoteFile),
+    Remote(Remote),
     Dir(Vec<Entry>),
+}
+
+/// A file that is not whole here.
+pub(super) struct Remote {
+    pub file: RemoteFile,
+    /// Bytes that were read of it.
+    read: AtomicU64,
+    is_scanned: AtomicBool,
+}
+
+impl Remote {
+    fn new(file: RemoteFile) -> Self {
+        Self { file, read: AtomicU64::new(0), is_scanned: AtomicBool::new(false) }
+    }
+
+    /// Notes a read; tells if what lies beside the file should be looked at.
+    pub fn note_read(&self, bytes: u32) -> Option<Stage> {
+        let before = self.read.fetch_add(u64::from(bytes), Ordering::Relaxed);
+        if before == 0 {
+            return Some(Stage::First);
+        }
+        let goes_on = before + u64::from(bytes) >= limits::SCANNED_AFTER_BYTES;
+        (goes_on && !self.is_scanned.swap(true, Ordering::Relaxed)).then_some(Stage::Onward)
+    }
 }
 
 /// A blob's file, registered with the kernel. Dropping it asks the kernel to let go, which must not be done under a lock.
@@ -170,8 +195,8 @@ impl Door {
         }
     }
 
-    /// One that is kept of a blob that is sealed.
-    pub fn kept(&self, key: BlobKey) -> Option<Arc<Backing>> {
+    /// One that is registered for a sealed blob, and whether somebody has it open.
+    pub fn registered(&self, key: BlobKey) -> Option<(Arc<Backing>, bool)> {
         self.backings.lock().expect("lock").get(key)
     }
 
@@ -214,7 +239,7 @@ impl Door {
     pub fn answer_open(&self, ino: Ino, opened: Opened, reply: ReplyOpen) {
         let handle = match opened {
             Opened::Small => Handle::Small,
-            Opened::Remote(remote) => Handle::Remote(remote),
+            Opened::Remote(remote) => Handle::Remote(Remote::new(remote)),
             Opened::Local(file) => self.pass_through(ino, file, |file| reply.open_backing(file)),
         };
         self.answer_opened(handle, reply);
@@ -267,11 +292,11 @@ impl Door {
         let handle = match self.fs.open_moved(Ino(ino.0), error).await? {
             Opened::Small => return Err(FsError::BadHandle),
             Opened::Local(file) => Handle::Local(file),
-            Opened::Remote(remote) => Handle::Remote(remote),
+            Opened::Remote(remote) => Handle::Remote(Remote::new(remote)),
         };
         let read = match &handle {
             Handle::Local(file) => read_local(file, offset, size).map(Bytes::from),
-            Handle::Remote(remote) => remote.read(offset, u64::from(size)).await,
+            Handle::Remote(remote) => remote.file.read(offset, u64::from(size)).await,
             Handle::Small | Handle::Passthrough { .. } | Handle::Dir(_) => Err(FsError::BadHandle),
         };
         if let Some(known) = self.handles.lock().expect("lock").get_mut(&fh.0) {
