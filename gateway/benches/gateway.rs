@@ -2,7 +2,7 @@
 //!
 //! Writes target/bench/gateway.json. `QUICK=1` makes it small, to see that it works; its figures mean nothing.
 
-#[path = "../tests/common/mod.rs"]
+#[path = "../tests/it/common/mod.rs"]
 mod common;
 
 use std::fs;

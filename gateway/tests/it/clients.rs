@@ -1,11 +1,9 @@
 //! Clients as their users have them, at a reader group's endpoints: native and HTTP, plain and compressed.
 
-mod common;
-
 use std::path::PathBuf;
 use std::process::Stdio;
 
-use common::World;
+use crate::common::World;
 use tokio::process::Command;
 
 fn installed(component: &str) -> PathBuf {

@@ -1,11 +1,9 @@
 //! CREATE and DROP through the gateway, and the process itself: its flags, its end.
 
-mod common;
-
 use std::time::{Duration, Instant};
 
-use common::client::Request;
-use common::{GATEWAY, World, eventually, group};
+use crate::common::client::{Client, Request};
+use crate::common::{GATEWAY, World, eventually, group};
 use moorhouse_catalog::{DdlStatement, SqlName};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -111,7 +109,7 @@ async fn what_is_refused_says_why_and_what_to_do() {
 async fn what_the_gateway_misses_the_engine_refuses() {
     let world = World::start(TWO_GROUPS).await;
     // As if the classifier had taken these for reads: straight to an engine.
-    let direct = common::client::Client::new(&world.node("etl-0").http);
+    let direct = Client::new(&world.node("etl-0").http);
     for statement in [
         "CREATE DATABASE x",
         "CREATE TABLE default.x (a Int8) ENGINE = Memory",

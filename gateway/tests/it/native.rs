@@ -1,12 +1,10 @@
 //! The native protocol through the real gateway, to real engines.
 
-mod common;
-
 use std::process::Stdio;
 use std::time::Duration;
 
-use common::native::{Native, block};
-use common::{World, eventually};
+use crate::common::native::{Native, block};
+use crate::common::{World, eventually};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
 

@@ -1,13 +1,11 @@
 //! What a client sends and gets through the gateway is what it would send to and get from an engine.
 
-mod common;
-
 use std::io::{Read, Write};
 use std::time::Duration;
 
+use crate::common::client::{Client, Request};
+use crate::common::{World, eventually};
 use bytes::Bytes;
-use common::client::{Client, Request};
-use common::{World, eventually};
 use http_body_util::BodyExt;
 
 const ONE: &[(&str, &str)] = &[("etl-0", "etl")];

@@ -1,12 +1,11 @@
 //! Which node gets a statement, and what happens when a node, or the controller, is not there.
 
-mod common;
-
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use common::client::{Answer, Client, Request};
-use common::{World, endpoint, eventually, free_ports};
+use crate::common::client::{Answer, Client, Request};
+use crate::common::native::Native;
+use crate::common::{World, endpoint, eventually, free_ports};
 use moorhouse_catalog::NodeName;
 
 const TWO_GROUPS: &[(&str, &str)] = &[("etl-0", "etl"), ("bi-0", "bi")];
@@ -35,6 +34,23 @@ async fn an_insert_at_bi_is_written_by_etl() {
     assert_eq!(world.node("etl-0").ask("SELECT count(), sum(id) FROM d.t").await, "7\t28");
     assert_eq!(world.nodes_with_rows("d", "t").await, ["etl-0"]);
     assert_eq!(world.bi.sales("SELECT count() FROM d.t").await.text(), "0", "a read stays in its group");
+}
+
+#[tokio::test]
+async fn the_host_name_chooses_the_group_at_a_shared_port() {
+    let world = World::start(TWO_GROUPS).await;
+    let port =
+        async |host: &str| world.shared.send(Request::post("SELECT tcpPort()").sales().header("host", host)).await;
+    for group in ["etl", "bi"] {
+        let ports: Vec<&str> =
+            world.nodes.iter().filter(|node| node.group == group).map(|node| node.native.as_str()).collect();
+        for host in [format!("{group}.moorhouse.example:8123"), group.to_owned()] {
+            let found = port(&host).await.text();
+            assert!(ports.iter().any(|port| port.ends_with(&format!(":{found}"))), "{host}: {found} of {ports:?}");
+        }
+    }
+    let stranger = port("elsewhere.example").await;
+    assert!(stranger.text().contains("Code: 36") && stranger.text().contains("bi, etl"), "{}", stranger.text());
 }
 
 #[tokio::test]
@@ -172,10 +188,10 @@ async fn kill_query_reaches_an_insert_in_another_group_and_nothing_else_there() 
         assert_eq!(insert.header("x-clickhouse-exception-code"), "394", "{}", insert.text());
         assert!(runs("theirs").await, "etl's own statement goes on");
         // The same over the native protocol.
-        let mut native = common::native::Native::sales(&world.bi_native).await;
+        let mut native = Native::sales(&world.bi_native).await;
         native.send_query("ours-too", &format!("INSERT INTO d.t {slow}"), &[]).await;
         eventually("it runs", async || runs("ours-too").await).await;
-        let mut other = common::native::Native::sales(&world.bi_native).await;
+        let mut other = Native::sales(&world.bi_native).await;
         other.run("KILL QUERY WHERE query_id IN ('ours-too', 'theirs')").await.ok();
         assert_eq!(native.answer().await.exception().expect("killed").0, 394);
         assert!(runs("theirs").await, "etl's own statement goes on");

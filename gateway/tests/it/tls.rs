@@ -1,12 +1,10 @@
 //! TLS in front of both protocols, and groups that share a port.
 
-mod common;
-
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
 
-use common::{GATEWAY, World, eventually, free_ports};
+use crate::common::{GATEWAY, World, eventually, free_ports};
 use moorhouse_engine::native::handshake::{ClientHello, ServerHello};
 use rcgen::{CertifiedKey, generate_simple_self_signed};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

@@ -1,7 +1,7 @@
 //! A warehouse in small for the gateway's tests: real engines, the real gateway process, and a controller whose side of the
 //! protocol the test plays.
 
-#![allow(dead_code, reason = "each test file uses its part")]
+#![allow(dead_code, reason = "the bench uses a part of it")]
 
 pub mod client;
 pub mod controller;
@@ -91,6 +91,8 @@ pub struct World {
     pub gateway: Child,
     pub etl: Client,
     pub bi: Client,
+    /// Where the host name says the group.
+    pub shared: Client,
     pub etl_native: String,
     pub bi_native: String,
     pub metrics: String,
@@ -104,11 +106,12 @@ impl World {
             started.push(Node::start(name, group).await);
         }
         let controller = PlayedController::start(view(&started), &started).await;
-        let [etl, etl_native, bi, bi_native, metrics] = free_ports();
+        let [etl, etl_native, bi, bi_native, shared, shared_native, metrics] = free_ports();
         let gateway = Command::new(GATEWAY)
             .args(["--controller", &format!("http://{}", controller.address)])
             .args(["--listen-group", &format!("etl=127.0.0.1:{etl},127.0.0.1:{etl_native}")])
             .args(["--listen-group", &format!("bi=127.0.0.1:{bi},127.0.0.1:{bi_native}")])
+            .args(["--listen-shared", &format!("127.0.0.1:{shared},127.0.0.1:{shared_native}")])
             .args(["--metrics", &format!("127.0.0.1:{metrics}")])
             .stderr(Stdio::inherit())
             .kill_on_drop(true)
@@ -117,9 +120,9 @@ impl World {
         let metrics = format!("127.0.0.1:{metrics}");
         let healthy = async || Client::new(&metrics).try_send(Request::get("/healthz")).await.is_ok();
         eventually("the gateway is ready", healthy).await;
-        let (etl, bi) = (Client::new(&format!("127.0.0.1:{etl}")), Client::new(&format!("127.0.0.1:{bi}")));
+        let [etl, bi, shared] = [etl, bi, shared].map(|port| Client::new(&format!("127.0.0.1:{port}")));
         let [etl_native, bi_native] = [etl_native, bi_native].map(|port| format!("127.0.0.1:{port}"));
-        Self { nodes: started, controller, gateway, etl, bi, etl_native, bi_native, metrics }
+        Self { nodes: started, controller, gateway, etl, bi, shared, etl_native, bi_native, metrics }
     }
 
     pub fn node(&self, name: &str) -> &Node {
@@ -156,10 +159,19 @@ impl World {
 
     /// The gateway's greatest resident memory so far, in MiB.
     pub fn gateway_peak_mib(&self) -> u64 {
+        self.gateway_status_kib("VmHWM") / 1024
+    }
+
+    /// The gateway's resident memory now, in KiB.
+    pub fn gateway_resident_kib(&self) -> u64 {
+        self.gateway_status_kib("VmRSS")
+    }
+
+    fn gateway_status_kib(&self, field: &str) -> u64 {
         let pid = self.gateway.id().expect("running");
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("running");
-        let line = status.lines().find(|line| line.starts_with("VmHWM")).expect("Linux tells it");
-        line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).expect("a number") / 1024
+        let line = status.lines().find(|line| line.starts_with(field)).expect("Linux tells it");
+        line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).expect("a number")
     }
 }
 
