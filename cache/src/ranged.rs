@@ -393,20 +393,20 @@ impl Claim {
                 Landing::Landed(self.range.start, data)
             }
             Err((error, freed)) => {
-                self.inner.free(freed);
+                self.inner.free(*freed);
                 Landing::Failed(error)
             }
         }
     }
 
     /// All blocks are here: a whole blob, if they are the right ones.
-    fn unite(&self, state: &mut State) -> Result<Freed, (CacheError, Freed)> {
+    fn unite(&self, state: &mut State) -> Result<Freed, (CacheError, Box<Freed>)> {
         let Some(partial) = state.partials.get_mut(self.key) else { return Ok(Freed::default()) };
         let (found, expected, bytes) = (partial.crc32c(), self.expected_crc32c, partial.bytes());
         if found != expected {
             self.inner.count_checksum_failure(self.key, expected, found, "the object store");
             let freed = self.inner.take_partial(state, self.key);
-            return Err((CacheError::WrongChecksum { key: self.key, expected, found }, freed));
+            return Err((CacheError::WrongChecksum { key: self.key, expected, found }, Box::new(freed)));
         }
         let to = self.inner.directory.path(Tenant::Cached, self.key);
         if let Err(error) = std::fs::rename(partial.path(), &to) {
