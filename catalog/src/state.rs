@@ -32,8 +32,8 @@ pub use loading::{LISTS, ListError, ListSeed, NotHere, NotLoaded, PartList};
 pub use shard::Shard;
 
 use crate::ddl::DdlTask;
-use crate::documents::{Document, DocumentKey, DocumentVersion};
 use crate::directory::Directory;
+use crate::documents::{Document, DocumentKey, DocumentVersion};
 use crate::entry::{Entry, Write};
 use crate::ids::{BlobId, DdlSeq, ObjectKey, PartPath, TableId, TableShard, Version};
 use crate::invariants;

@@ -160,6 +160,8 @@ pub async fn open_with(url: &StoreUrl, access: &StoreAccess) -> Result<Arc<dyn S
     Ok(match url {
         StoreUrl::Memory => Arc::new(memory::MemoryStore::new()),
         StoreUrl::Embedded(path) => Arc::new(embedded::EmbeddedStore::open(path)?),
-        StoreUrl::Etcd { endpoints, prefix } => Arc::new(etcd::EtcdStore::connect_with(endpoints, prefix, access).await?),
+        StoreUrl::Etcd { endpoints, prefix } => {
+            Arc::new(etcd::EtcdStore::connect_with(endpoints, prefix, access).await?)
+        }
     })
 }

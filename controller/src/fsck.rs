@@ -10,8 +10,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use moorhouse_base::clock::Clock;
-use moorhouse_catalog::state::{Catalog, Shard};
 use moorhouse_catalog::state::orphans::ObjectUse;
+use moorhouse_catalog::state::{Catalog, Shard};
 use moorhouse_catalog::{FileEntry, Location, Manifest, ObjectKey, PackedPart, PartPath, TableShard};
 use moorhouse_objects::Objects;
 use moorhouse_proto::{FsckEvent, FsckFinding, FsckRequest, FsckSummary};

@@ -5,12 +5,13 @@ use std::collections::HashSet;
 use crate::ddl::{DdlNode, DdlOutcome};
 use crate::documents::DocumentChange;
 use crate::ids::{
-    BlobId, DdlSeq, DdlToken, Epoch, GroupName, Incarnation, NodeName, ObjectKey, ShardId, SqlName, TableId, TableShard, Version,
+    BlobId, DdlSeq, DdlToken, Epoch, GroupName, Incarnation, NodeName, ObjectKey, ShardId, SqlName, TableId,
+    TableShard, Version,
 };
 use crate::invariants::Violation;
 use crate::packed::CommitToken;
-use crate::state::NotLoaded;
 use crate::records::{DdlStatement, Node, PartChange, Table, Warehouse};
+use crate::state::NotLoaded;
 use crate::trust::{AuditOutcome, AuditSeq, Deed, TokenHash};
 
 /// One change. It happens whole or not at all.

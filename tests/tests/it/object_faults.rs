@@ -29,7 +29,7 @@ impl Scene {
         let objects = Garage::objects_url_at(proxy.port(), "ill");
         let shape = ["--shards", "1", "--group", "etl=1", "--group", "bi=1"];
         let warehouse = TestWarehouse::start_with(&shape, &["--objects", &objects], &garage.credentials());
-        let scene = Self { warehouse, proxy, garage: garage, rows: 0 };
+        let scene = Self { warehouse, proxy, garage, rows: 0 };
         let etl = scene.client(0);
         etl.execute("CREATE DATABASE ill").await.expect("CREATE DATABASE");
         let create = "CREATE TABLE ill.events (id UInt64, note String) ENGINE = MergeTree ORDER BY id";
