@@ -88,8 +88,9 @@ pub fn plan(seen: &Scaling) -> Plan {
         }
     } else {
         let full: Vec<&NodeSeen> = leaving.filter(|node| !node.is_empty()).collect();
-        if full.iter().any(|node| !node.is_draining || node.shards > 0) {
-            return keep(Step::Drain(full.iter().map(|node| node.ordinal).collect()));
+        let undrained: BTreeSet<u32> = full.iter().filter(|node| !node.is_left()).map(|node| node.ordinal).collect();
+        if !undrained.is_empty() {
+            return keep(Step::Drain(undrained));
         }
         if !full.is_empty() {
             return keep(Step::AwaitStored(full.iter().map(|node| node.staged_parts).sum()));
