@@ -3,6 +3,8 @@
 //! The schemas refuse what can be seen from an object alone, before anything is stored: ranges and forms by OpenAPI, what hangs
 //! together and what may not change by CEL. What depends on other objects is told by the status.
 
+#![expect(clippy::duplicated_attributes, reason = "each printer column has the same ones")]
+
 mod access;
 mod group;
 mod shared;
