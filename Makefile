@@ -6,7 +6,7 @@ SEEDS ?= 10000
 FROM ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-tests build check test simulate demo bench bench-fs bench-controller bench-gateway clean
+.PHONY: help setup setup-tests setup-k8s build check test test-k8s crds simulate demo bench bench-fs bench-controller bench-gateway clean
 
 help: ## Lists these commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -16,6 +16,9 @@ setup: ## Installs what building and the demo need and this machine lacks
 
 setup-tests: ## Installs what the tests need besides (a real S3 server, ClickHouse clients)
 	@scripts/setup.sh --tests
+
+setup-k8s: ## Builds Kubernetes' control plane and Helm for the tests, if Go is there
+	@scripts/setup.sh --k8s
 
 build: ## Builds every binary
 	cargo build --workspace --bins
@@ -27,6 +30,12 @@ check: ## Formatting, lints and documentation, warnings being errors
 
 test: setup-tests build ## Runs every test, with real etcd, S3 and ClickHouse
 	cargo test --workspace
+
+test-k8s: setup-k8s build ## Runs the operator's tests against a real Kubernetes control plane (part of `make test`)
+	cargo test -p moorhouse-operator --test k8s
+
+crds: ## Writes the chart's definitions of resources anew
+	cargo run -p moorhouse-operator --bin moorhouse-operator -- crds charts/moorhouse/crds
 
 simulate: ## Runs SEEDS=n simulations of the metadata plane, from seed FROM=n
 	cargo run --release -p moorhouse-simulation --bin moorhouse-simulate -- --seeds $(SEEDS) --from $(FROM)

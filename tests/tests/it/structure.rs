@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use moorhouse_tests::binaries::repository;
 
 /// Each crate's folder and the crates of ours that its product code may use.
-const MAY_USE: [(&str, &[&str]); 15] = [
+const MAY_USE: [(&str, &[&str]); 16] = [
     ("base", &[]),
     ("proto", &[]),
     ("security", &["base"]),
@@ -19,6 +19,7 @@ const MAY_USE: [(&str, &[&str]); 15] = [
     ("node-agent", &["catalog", "cache", "objects", "engine", "security", "proto", "base"]),
     ("gateway", &["catalog", "engine", "security", "proto", "base"]),
     ("ctl", &["security", "proto", "base"]),
+    ("operator", &["security", "proto", "base"]),
     ("demo", &["engine", "base"]),
     ("simulation", &["controller", "catalog", "objects", "proto", "base"]),
     (
