@@ -139,7 +139,10 @@ impl Run {
             Op::Account(number) => self.account(number),
             Op::Sync => {
                 let keys: Vec<_> = self.model.staged.keys().map(|number| key(*number)).collect();
-                self.cache.sync_staged(&keys).expect("syncs");
+                let lengths = self.cache.sync_staged(&keys).expect("syncs");
+                assert_eq!(lengths, self.model.staged.values().map(|(len, _)| *len as u64).collect::<Vec<_>>());
+                self.model.staged.values_mut().for_each(|(len, known)| *known = *len);
+                self.model.evict(0);
             }
             Op::Stored(number) => self.stored(number),
             Op::Remove(number) => {
