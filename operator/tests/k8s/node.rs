@@ -121,7 +121,14 @@ async fn attend(mut controller: ControllerClient<Channel>, node: String, incarna
     let beat = |view_revision| {
         let staged_parts = script.lock().expect("no panic").staged_parts;
         let load = Some(NodeLoad { staged_parts, ..NodeLoad::default() });
-        Heartbeat { node: node.clone(), incarnation, view_revision, failures: Vec::new(), config_error: String::new(), load }
+        Heartbeat {
+            node: node.clone(),
+            incarnation,
+            view_revision,
+            failures: Vec::new(),
+            config_error: String::new(),
+            load,
+        }
     };
     heartbeats.send(beat(revision)).await.expect("room");
     let Ok(views) = controller.session(ReceiverStream::new(receiver)).await else { return };
