@@ -23,6 +23,14 @@ impl DevHome {
         Pid::from_raw(i32::try_from(pid).expect("pids fit"))
     }
 
+    /// Whether a process of the warehouse still runs, as moorctl sees it: a zombie whose last thread has gone does not.
+    pub fn is_alive(&self, process: &str) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid(process))).unwrap_or_default();
+        let fields: Vec<&str> = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().collect();
+        let threads = fields.get(17).and_then(|threads| threads.parse::<u64>().ok());
+        threads.is_some_and(|threads| !matches!(fields[0], "Z" | "X") || threads > 1)
+    }
+
     /// SIGKILL to a node's engine alone.
     ///
     /// # Panics

@@ -1,7 +1,6 @@
 //! The controller dies at each step of a DDL task, on real etcd with real engines: the one who waits is told the real outcome,
 //! by the next leader.
 
-use std::fs;
 use std::time::{Duration, Instant};
 
 use moorhouse_engine::SqlClient;
@@ -34,9 +33,7 @@ impl Scene {
     }
 
     fn is_alive(&self) -> bool {
-        let pid = self.warehouse.home.pid("controller");
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with('Z'))
+        self.warehouse.home.is_alive("controller")
     }
 
     /// Runs a statement into the failpoint, and lets the next leader end it.

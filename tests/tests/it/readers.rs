@@ -18,7 +18,10 @@ const LOOK: Duration = Duration::from_millis(10);
 const STATEMENTS: &[&str] = &[
     "INSERT INTO {t} SELECT number, number % 3, 'first' FROM numbers(300)",
     "INSERT INTO {t} SELECT number, number % 3, 'second' FROM numbers(300, 300)",
-    "INSERT INTO {u} SELECT number, number % 3, 'other' FROM numbers(5000, 60)",
+    // The first blocks of {u}, one a partition and in this order: an engine that begins to count anew makes the same names.
+    "INSERT INTO {u} SELECT number, 0, 'other' FROM numbers(5000, 20)",
+    "INSERT INTO {u} SELECT number, 1, 'other' FROM numbers(5020, 20)",
+    "INSERT INTO {u} SELECT number, 2, 'other' FROM numbers(5040, 20)",
     "OPTIMIZE TABLE {t} FINAL",
     "ALTER TABLE {t} UPDATE note = 'updated' WHERE id % 5 = 1",
     "ALTER TABLE {t} DELETE WHERE id % 7 = 3",
@@ -174,7 +177,7 @@ async fn readers_answer_as_the_writer_does() {
     let answers =
         reading.await.expect("no panic").unwrap_or_else(|error| panic!("{error}{}", scene.warehouse.home.logs()));
     let remade = scene.parts.values().filter(|contents| contents.len() > 1).count();
-    assert!(remade > 2, "no part was made anew under its name: {:?}", scene.parts);
+    assert!(remade >= 3, "no part was made anew under its name: {:?}", scene.parts);
     scene.delays.sort();
     let (slowest, median) = (scene.delays.last(), scene.delays.get(scene.delays.len() / 2));
     println!("{answers} answers, {remade} names with several contents; until readers agree: {median:?}, {slowest:?}");
