@@ -137,7 +137,7 @@ async fn etcd_that_loses_a_member_goes_on() {
     let standby = etcd.store(&StoreAccess::default()).await;
     let waiting = tokio::spawn(async move {
         let leader = standby.acquire_leadership("b", TTL).await.expect("leads");
-        standby.commit(&leader, vec![put("round", "standby")]).await.expect("commits");
+        insist(&standby, &leader, vec![put("round", "standby")]).await;
     });
     assert_eq!(value(&store, "round").await, Some(19u32.to_be_bytes().to_vec()));
     drop(leader);
