@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use moorhouse_catalog::store::memory::MemoryStore;
 use moorhouse_catalog::*;
+use moorhouse_controller::config::Config;
 use moorhouse_proto::{ChangesRequest, CheckMetaRequest, ListPartsRequest, ShowTableRequest, StatusRequest};
 
 use crate::harness::*;
@@ -13,7 +14,12 @@ const TINY: usize = 1;
 
 async fn tiny_cluster() -> Cluster {
     let memory = MemoryStore::new();
-    Cluster::start_with(Arc::new(memory.clone()), memory, |config| config.lists_bytes = TINY).await
+    let set = |config: &mut Config| {
+        config.lists_bytes = TINY;
+        // A new object may be referred to for as long.
+        config.delete_grace_ms = 60_000;
+    };
+    Cluster::start_with(Arc::new(memory.clone()), memory, set).await
 }
 
 fn parts(range: std::ops::Range<u32>, partition: u32, node: &str) -> Vec<Manifest> {
