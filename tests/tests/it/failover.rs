@@ -126,7 +126,13 @@ async fn a_lost_node_loses_nothing_of_what_two_nodes_keep() {
     if !scene.comes_true(nothing_else_is_missing).await {
         panic!("something is missing: {found:#}{}", scene.warehouse.home.logs());
     }
-    scene.warehouse.home.run(&["node", "remove", "etl-0"]);
+    // What the other writer has there must be stored before the node may go.
+    scene.warehouse.home.run(&["table", "set", "kept.events", "settle_ms=100"]);
+    scene
+        .wait("the lost node can be removed", async || {
+            output(&mut scene.warehouse.home.moorctl(&["node", "remove", "etl-0"])).status.success()
+        })
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
