@@ -25,10 +25,8 @@ impl DevHome {
 
     /// Whether a process of the warehouse still runs, as moorctl sees it: a zombie whose last thread has gone does not.
     pub fn is_alive(&self, process: &str) -> bool {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid(process))).unwrap_or_default();
-        let fields: Vec<&str> = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().collect();
-        let threads = fields.get(17).and_then(|threads| threads.parse::<u64>().ok());
-        threads.is_some_and(|threads| !matches!(fields[0], "Z" | "X") || threads > 1)
+        stat_of(self.pid(process).as_raw())
+            .is_some_and(|fields| !matches!(fields[0].as_str(), "Z" | "X") || !matches!(fields[17].as_str(), "0" | "1"))
     }
 
     /// SIGKILL to a node's engine alone.
@@ -73,10 +71,12 @@ fn pids() -> impl Iterator<Item = i32> {
 }
 
 fn children_of(parent: Pid) -> Vec<Pid> {
-    let parent_of = |pid: i32| -> Option<i32> {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        // The name, in brackets, may hold anything; after it come the state and the parent.
-        stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
-    };
-    pids().filter(|pid| parent_of(*pid) == Some(parent.as_raw())).map(Pid::from_raw).collect()
+    let parent = parent.to_string();
+    pids().filter(|pid| stat_of(*pid).is_some_and(|fields| fields[1] == parent)).map(Pid::from_raw).collect()
+}
+
+/// /proc/PID/stat behind the name, which is in brackets and may hold anything: the state is 0, the parent 1, the number of threads 17.
+fn stat_of(pid: i32) -> Option<Vec<String>> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    Some(stat.rsplit_once(')')?.1.split_whitespace().map(str::to_owned).collect())
 }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use moorhouse_engine::SqlClient;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -132,6 +133,15 @@ impl TestWarehouse {
         let url = connections[0]["http"].as_str().expect("a connection string").to_owned();
         let password = url.split([':', '@']).nth(2).expect("user:password@ in the connection string").to_owned();
         Self { home, password }
+    }
+
+    /// The administrator at a group's endpoint; etl is 0, bi is 1.
+    pub fn client(&self, group_index: u16) -> SqlClient {
+        self.client_as(group_index, "admin", &self.password)
+    }
+
+    pub fn client_as(&self, group_index: u16, user: &str, password: &str) -> SqlClient {
+        SqlClient::new(&format!("127.0.0.1:{}", self.http_port(group_index)), user, password)
     }
 
     /// Port of a group's HTTP endpoint; etl is 0, bi is 1.

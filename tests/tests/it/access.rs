@@ -1,12 +1,7 @@
 //! Users, rights and settings as documents, from `moorctl` to real engines; looked at from outside, through the gateway.
 
-use moorhouse_engine::SqlClient;
 use moorhouse_tests::binaries::{output, stderr};
 use moorhouse_tests::warehouse::TestWarehouse;
-
-fn client(warehouse: &TestWarehouse, group: u16, user: &str, password: &str) -> SqlClient {
-    SqlClient::new(&format!("127.0.0.1:{}", warehouse.http_port(group)), user, password)
-}
 
 fn write(warehouse: &TestWarehouse, name: &str, text: &str) -> String {
     let path = warehouse.home.scratch().join(name);
@@ -27,7 +22,7 @@ const EVIL_HASH: &str = "b5c1fb2efc6d6b4674c2fdcc48ce01b43a3b7c03763c0c3355de009
 #[tokio::test]
 async fn documents_become_rights_and_settings_on_every_engine() {
     let warehouse = TestWarehouse::start(&[]);
-    let admin = client(&warehouse, 0, "admin", &warehouse.password);
+    let admin = warehouse.client(0);
     for statement in [
         "CREATE DATABASE sales",
         "CREATE TABLE sales.orders (id UInt64, region String, price UInt64) ENGINE = MergeTree ORDER BY id SHARD BY id",
@@ -47,14 +42,14 @@ async fn documents_become_rights_and_settings_on_every_engine() {
     let file = write(&warehouse, "policy.yaml", &policy);
     let planned = output(&mut warehouse.home.moorctl(&["access", "apply", "-f", &file, "--dry-run"]));
     assert!(stderr(&planned).contains("+ user ada"), "{}", stderr(&planned));
-    assert!(client(&warehouse, 0, "ada", "hush").query("SELECT 1").await.is_err(), "a dry run changes nothing");
+    assert!(warehouse.client_as(0, "ada", "hush").query("SELECT 1").await.is_err(), "a dry run changes nothing");
     warehouse.home.run(&["access", "apply", "-f", &file]);
     let shown = warehouse.home.run(&["access", "show", "--output", "json"]);
     assert!(shown.contains("analysts") && !shown.contains(HUSH_HASH), "{shown}");
 
     // The same in both groups: of 100 rows 25, of three columns two, of two tables one.
     for group in [0, 1] {
-        let ada = client(&warehouse, group, "ada", "hush");
+        let ada = warehouse.client_as(group, "ada", "hush");
         let count = ada.query("SELECT count(), min(region), max(region) FROM (SELECT region FROM sales.orders)").await;
         assert_eq!(count.expect("permitted").trim(), "25\teu\teu", "group {group}");
         for forbidden in [
@@ -77,17 +72,16 @@ async fn documents_become_rights_and_settings_on_every_engine() {
         );
         let setting = ada.query("SELECT getSetting('max_result_rows')").await.expect("answers");
         assert_eq!(setting.trim(), "1000");
-        assert!(client(&warehouse, group, "ada", "wrong").query("SELECT 1").await.is_err());
-        let eve = client(&warehouse, group, "eve", "evil").query("SELECT count() FROM sales.orders").await;
+        assert!(warehouse.client_as(group, "ada", "wrong").query("SELECT 1").await.is_err());
+        let eve = warehouse.client_as(group, "eve", "evil").query("SELECT count() FROM sales.orders").await;
         assert_eq!(eve.expect_err("no grant").code(), Some(497));
-        let all =
-            client(&warehouse, group, "admin", &warehouse.password).query("SELECT count() FROM sales.orders").await;
+        let all = warehouse.client(group).query("SELECT count() FROM sales.orders").await;
         assert_eq!(all.expect("answers").trim(), "100", "others see every row");
     }
 
     // A table that is made later is under its grant at once.
     admin.execute("CREATE TABLE sales.later (a UInt64) ENGINE = MergeTree ORDER BY a").await.expect("made");
-    let ada = client(&warehouse, 0, "ada", "hush");
+    let ada = warehouse.client_as(0, "ada", "hush");
     ada.execute("INSERT INTO sales.later VALUES (1)").await.expect("granted");
     assert_eq!(ada.query("SELECT sum(a) FROM sales.later").await.expect("granted").trim(), "1");
 
@@ -99,7 +93,7 @@ async fn documents_become_rights_and_settings_on_every_engine() {
     let file = write(&warehouse, "less.yaml", &less);
     warehouse.home.run(&["access", "apply", "-f", &file, "--prune"]);
     assert_eq!(ada.query("SELECT id FROM sales.orders").await.expect_err("revoked").code(), Some(497));
-    assert!(client(&warehouse, 1, "eve", "evil").query("SELECT 1").await.is_err(), "eve is gone");
+    assert!(warehouse.client_as(1, "eve", "evil").query("SELECT 1").await.is_err(), "eve is gone");
     assert_eq!(admin.query("SELECT count() FROM sales.orders").await.expect("answers").trim(), "100");
 }
 
@@ -107,7 +101,7 @@ async fn configuration_has_versions(warehouse: &TestWarehouse) {
     let one = write(warehouse, "one.yaml", "profile:\n  max_threads: 3\n");
     let two = write(warehouse, "two.yaml", "profile: {max_threads: 4}\n");
     warehouse.home.run(&["config", "set", &one]);
-    let admin = client(warehouse, 1, "admin", &warehouse.password);
+    let admin = warehouse.client(1);
     assert_eq!(admin.query("SELECT getSetting('max_threads')").await.expect("answers").trim(), "3");
     let diff = warehouse.home.run(&["config", "diff", &two]);
     assert!(diff.contains("-     \"max_threads\": 3") && diff.contains("+     \"max_threads\": 4"), "{diff}");

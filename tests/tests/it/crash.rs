@@ -6,7 +6,6 @@ use std::fs;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use moorhouse_engine::SqlClient;
 use moorhouse_tests::binaries::{output, stderr, stdout};
 use moorhouse_tests::warehouse::TestWarehouse;
 use serde_json::Value;
@@ -51,16 +50,10 @@ impl Scene {
             acknowledged: BTreeSet::new(),
             uncertain: BTreeSet::new(),
         };
-        let etl = scene.client(0);
+        let etl = scene.warehouse.client(0);
         etl.execute("CREATE DATABASE crash").await.expect("CREATE DATABASE");
         etl.execute(CREATE).await.expect("CREATE TABLE");
         scene
-    }
-
-    /// Of the group with this index.
-    fn client(&self, group: u16) -> SqlClient {
-        let port = self.warehouse.http_port(group);
-        SqlClient::new(&format!("127.0.0.1:{port}"), "admin", &self.warehouse.password)
     }
 
     fn say(&self, what: &str) {
@@ -70,7 +63,7 @@ impl Scene {
     /// One row a statement: it is there or not.
     async fn insert(&mut self) -> bool {
         let (id, statement) = self.next_insert();
-        let done = self.client(0).execute(&statement).await.is_ok();
+        let done = self.warehouse.client(0).execute(&statement).await.is_ok();
         self.note_insert(id, done);
         done
     }
@@ -130,7 +123,7 @@ impl Scene {
     /// An INSERT whose process has died may wait for a while: it is given up, and may have happened.
     async fn insert_until_death(&mut self, process: &str, deaths: usize) {
         let (id, statement) = self.next_insert();
-        let client = self.client(0);
+        let client = self.warehouse.client(0);
         let mut looks = tokio::time::interval(LOOK);
         let insert = client.execute(&statement);
         tokio::pin!(insert);
@@ -161,7 +154,7 @@ impl Scene {
 
     async fn works_again(&self) {
         let deadline = Instant::now() + PATIENCE;
-        let etl = self.client(0);
+        let etl = self.warehouse.client(0);
         while let Err(error) = etl.query("SELECT count() FROM crash.events").await {
             assert!(Instant::now() < deadline, "no recovery: {error:?}{}", self.warehouse.home.logs());
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -170,7 +163,8 @@ impl Scene {
 
     /// What is visible is what was acknowledged and perhaps what is uncertain; each row once.
     async fn check_rows(&self, group: u16) {
-        let found = self.client(group).query("SELECT id FROM crash.events ORDER BY id").await.expect("answers");
+        let found =
+            self.warehouse.client(group).query("SELECT id FROM crash.events ORDER BY id").await.expect("answers");
         let found: Vec<u64> = found.lines().map(|line| line.parse().expect("a number")).collect();
         let visible: BTreeSet<u64> = found.iter().copied().collect();
         assert_eq!(visible.len(), found.len(), "a row is there twice");
@@ -183,7 +177,7 @@ impl Scene {
     /// Readers may be a moment behind, never wrong.
     async fn readers_see_all(&self) {
         let deadline = Instant::now() + PATIENCE;
-        let count = |group| async move { self.client(group).query("SELECT count() FROM crash.events").await };
+        let count = |group| async move { self.warehouse.client(group).query("SELECT count() FROM crash.events").await };
         while count(1).await != count(0).await {
             assert!(Instant::now() < deadline, "readers stay behind{}", self.warehouse.home.logs());
             tokio::time::sleep(LOOK).await;

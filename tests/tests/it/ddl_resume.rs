@@ -3,7 +3,6 @@
 
 use std::time::{Duration, Instant};
 
-use moorhouse_engine::SqlClient;
 use moorhouse_tests::binaries::{output, stderr};
 use moorhouse_tests::servers::Etcd;
 use moorhouse_tests::warehouse::TestWarehouse;
@@ -17,10 +16,6 @@ struct Scene {
 }
 
 impl Scene {
-    fn client(&self, group: u16) -> SqlClient {
-        SqlClient::new(&format!("127.0.0.1:{}", self.warehouse.http_port(group)), "admin", &self.warehouse.password)
-    }
-
     fn restart(&self, environment: &[(&str, &str)]) {
         for arguments in [["dev", "kill", "controller"], ["dev", "start", "controller"]] {
             if arguments[1] == "kill" && !self.is_alive() {
@@ -39,7 +34,7 @@ impl Scene {
     /// Runs a statement into the failpoint, and lets the next leader end it.
     async fn through(&self, step: &str, statement: &str) {
         self.restart(&[("MOORHOUSE_FAILPOINT", step)]);
-        let (client, words) = (self.client(0), statement.to_owned());
+        let (client, words) = (self.warehouse.client(0), statement.to_owned());
         let running = tokio::spawn(async move { client.execute(&words).await });
         let deadline = Instant::now() + PATIENCE;
         while self.is_alive() {
@@ -61,13 +56,13 @@ async fn a_statement_outlives_its_controller_at_each_step() {
     let etcd = Etcd::start();
     let warehouse = TestWarehouse::start(&["--store", &etcd.store_url("resume")]);
     let scene = Scene { _etcd: etcd, warehouse };
-    let admin = scene.client(0);
+    let admin = scene.warehouse.client(0);
     for (number, step) in STEPS.into_iter().enumerate() {
         // One whose repetition as another task would fail: without IF NOT EXISTS.
         let create = format!("CREATE TABLE default.t{number} (a UInt64) ENGINE = MergeTree ORDER BY a");
         scene.through(step, &create).await;
         admin.execute(&format!("INSERT INTO default.t{number} VALUES ({number})")).await.expect("it is there");
-        let seen = scene.client(1).query(&format!("SELECT count() FROM default.t{number}")).await;
+        let seen = scene.warehouse.client(1).query(&format!("SELECT count() FROM default.t{number}")).await;
         seen.unwrap_or_else(|error| panic!("in the other group too: {error}"));
     }
     scene.through("ddl.changed", "DROP TABLE default.t0").await;

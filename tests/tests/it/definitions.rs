@@ -13,9 +13,7 @@ async fn number(sql: &SqlClient, query: &str) -> u64 {
 async fn a_table_with_rows_is_dropped_and_its_name_is_free_again() {
     let shape = ["--shards", "3", "--group", "etl=1", "--group", "bi=1"];
     let warehouse = TestWarehouse::start_shaped(&shape, &[]);
-    let client =
-        |index| SqlClient::new(&format!("127.0.0.1:{}", warehouse.http_port(index)), "admin", &warehouse.password);
-    let (etl, bi) = (client(0), client(1));
+    let (etl, bi) = (warehouse.client(0), warehouse.client(1));
     etl.execute("CREATE DATABASE sales").await.expect("made");
     for rows in [1_000, 50] {
         etl.execute("CREATE TABLE sales.orders (id UInt64, note String) ENGINE = MergeTree ORDER BY id")

@@ -96,7 +96,7 @@ struct Rig {
 impl Rig {
     async fn start() -> Self {
         let warehouse = TestWarehouse::start_shaped(&["--shards", "1", "--group", "etl=1", "--group", "bi=1"], &[]);
-        let user = SqlClient::new(&format!("127.0.0.1:{}", warehouse.http_port(0)), "admin", &warehouse.password);
+        let user = warehouse.client(0);
         let settings = [
             ("mutations_sync", "2"),
             ("alter_sync", "2"),

@@ -31,8 +31,7 @@ impl Scene {
 
     /// A client of its own, as another program would have.
     fn client(&self, group: &str) -> SqlClient {
-        let port = self.warehouse.http_port(u16::from(group == "bi"));
-        SqlClient::new(&format!("127.0.0.1:{port}"), "admin", &self.warehouse.password)
+        self.warehouse.client(u16::from(group == "bi"))
     }
 
     fn load(&mut self) -> Load {

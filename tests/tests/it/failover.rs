@@ -3,7 +3,6 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use moorhouse_engine::SqlClient;
 use moorhouse_tests::binaries::{output, stderr, stdout};
 use moorhouse_tests::warehouse::TestWarehouse;
 use serde_json::Value;
@@ -19,7 +18,7 @@ struct Scene {
 impl Scene {
     async fn start(durability: &str) -> Self {
         let mut scene = Self { warehouse: TestWarehouse::start_shaped(&SHAPE, &[]), rows: 0 };
-        let etl = scene.client(0);
+        let etl = scene.warehouse.client(0);
         etl.execute("CREATE DATABASE kept").await.expect("CREATE DATABASE");
         let create = "CREATE TABLE kept.events (id UInt64, note String) ENGINE = MergeTree ORDER BY id SHARD BY id";
         etl.execute(create).await.expect("CREATE TABLE");
@@ -39,18 +38,12 @@ impl Scene {
         scene
     }
 
-    /// Of the group with this index.
-    fn client(&self, group: u16) -> SqlClient {
-        let port = self.warehouse.http_port(group);
-        SqlClient::new(&format!("127.0.0.1:{port}"), "admin", &self.warehouse.password)
-    }
-
     async fn insert(&mut self) {
         // One column of a part is larger than what peers send many to a request.
         let (from, rows) = (self.rows, 20_000);
         let insert =
             format!("INSERT INTO kept.events SELECT number, hex(MD5(toString(number))) FROM numbers({from}, {rows})");
-        self.client(0).execute(&insert).await.expect("acknowledged");
+        self.warehouse.client(0).execute(&insert).await.expect("acknowledged");
         self.rows += rows;
     }
 
@@ -75,7 +68,7 @@ impl Scene {
         let wrong = "countIf(note != hex(MD5(toString(id))))";
         let sum = format!("SELECT count(), uniqExact(id), max(id), {wrong} FROM kept.events");
         let right = format!("{0}\t{0}\t{1}\t0", self.rows, self.rows - 1);
-        self.client(group).query(&sum).await.is_ok_and(|answer| answer.trim() == right)
+        self.warehouse.client(group).query(&sum).await.is_ok_and(|answer| answer.trim() == right)
     }
 
     /// The node dies, and its volume with it.

@@ -3,7 +3,6 @@
 use std::fs;
 use std::time::{Duration, Instant, SystemTime};
 
-use moorhouse_engine::SqlClient;
 use moorhouse_objects::{Objects, S3Credentials};
 use moorhouse_tests::binaries::{output, stderr, stdout};
 use moorhouse_tests::proxy::{Fault, FaultProxy};
@@ -30,16 +29,11 @@ impl Scene {
         let shape = ["--shards", "1", "--group", "etl=1", "--group", "bi=1"];
         let warehouse = TestWarehouse::start_with(&shape, &["--objects", &objects], &garage.credentials());
         let scene = Self { warehouse, proxy, garage, rows: 0 };
-        let etl = scene.client(0);
+        let etl = scene.warehouse.client(0);
         etl.execute("CREATE DATABASE ill").await.expect("CREATE DATABASE");
         let create = "CREATE TABLE ill.events (id UInt64, note String) ENGINE = MergeTree ORDER BY id";
         etl.execute(create).await.expect("CREATE TABLE");
         scene
-    }
-
-    fn client(&self, group: u16) -> SqlClient {
-        let port = self.warehouse.http_port(group);
-        SqlClient::new(&format!("127.0.0.1:{port}"), "admin", &self.warehouse.password)
     }
 
     async fn insert(&mut self) {
@@ -47,13 +41,13 @@ impl Scene {
         let (from, rows) = (self.rows, 100_000);
         let insert =
             format!("INSERT INTO ill.events SELECT number, hex(MD5(toString(number))) FROM numbers({from}, {rows})");
-        self.client(0).execute(&insert).await.expect("an INSERT needs no object store");
+        self.warehouse.client(0).execute(&insert).await.expect("an INSERT needs no object store");
         self.rows += rows;
     }
 
     /// What the writer answers from its own disk.
     async fn right(&self) -> String {
-        let answer = self.client(0).query(SUM).await.expect("the writer has all of it");
+        let answer = self.warehouse.client(0).query(SUM).await.expect("the writer has all of it");
         let beginning = format!("{}\t{}\t", self.rows, self.rows * (self.rows - 1) / 2);
         assert!(answer.starts_with(&beginning), "{answer} instead of {beginning}");
         answer
@@ -113,7 +107,7 @@ async fn uploads_go_on_after_an_illness_and_reads_are_never_wrong() {
     for fault in [Fault::Truncated, Fault::CorruptReads, Fault::Vanished, Fault::Overloaded, Fault::Down] {
         scene.empty_reader();
         scene.proxy.set(fault);
-        let bi = scene.client(1);
+        let bi = scene.warehouse.client(1);
         let deadline = Instant::now() + PATIENCE;
         while scene.proxy.hit() == 0 {
             // An error is clean, whatever its words: it is no answer.

@@ -64,9 +64,7 @@ impl Scene {
         let writer = settings
             .iter()
             .fold(engine_of(&warehouse, 0, 1).await, |client, (name, value)| client.with_setting(name, value));
-        let client =
-            |group| SqlClient::new(&format!("127.0.0.1:{}", warehouse.http_port(group)), "admin", &warehouse.password);
-        let (etl, bi) = (client(0), client(1));
+        let (etl, bi) = (warehouse.client(0), warehouse.client(1));
         etl.execute("CREATE DATABASE seen").await.expect("made");
         let mut tables = BTreeMap::new();
         for table in ["t", "u"] {

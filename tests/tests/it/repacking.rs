@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use moorhouse_engine::SqlClient;
 use moorhouse_tests::binaries::{output, stderr, stdout};
 use moorhouse_tests::engines::engine_of;
 use moorhouse_tests::warehouse::TestWarehouse;
@@ -34,11 +33,7 @@ async fn wait(warehouse: &TestWarehouse, what: &str, mut holds: impl AsyncFnMut(
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_bucket_holds_little_more_than_what_is_alive() {
     let warehouse = TestWarehouse::start_with(&SHAPE, &[], &EAGER);
-    let client = |group| {
-        let port = warehouse.http_port(group);
-        SqlClient::new(&format!("127.0.0.1:{port}"), "admin", &warehouse.password)
-    };
-    let etl = client(0);
+    let etl = warehouse.client(0);
     etl.execute("CREATE DATABASE packed").await.expect("CREATE DATABASE");
     let create = "CREATE TABLE packed.events (id UInt64, note String) ENGINE = MergeTree PARTITION BY id % 10 \
          ORDER BY id SETTINGS old_parts_lifetime = 1";
@@ -73,7 +68,7 @@ async fn the_bucket_holds_little_more_than_what_is_alive() {
     for group in [0, 1] {
         warehouse.home.run(&["cache", "drop"]);
         wait(&warehouse, "the rows are read at their new place", async || {
-            client(group).query(rows).await.is_ok_and(|answer| answer == right)
+            warehouse.client(group).query(rows).await.is_ok_and(|answer| answer == right)
         })
         .await;
     }

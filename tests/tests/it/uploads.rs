@@ -44,8 +44,7 @@ impl Scene {
     }
 
     fn etl(&self) -> SqlClient {
-        let port = self.warehouse.http_port(0);
-        SqlClient::new(&format!("127.0.0.1:{port}"), "admin", &self.warehouse.password)
+        self.warehouse.client(0)
     }
 
     /// Incompressible rows of 1,000 bytes, in one part.
