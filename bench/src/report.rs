@@ -44,6 +44,15 @@ pub struct Figure {
 }
 
 impl Figure {
+    /// Without a goal: to be looked at.
+    pub const fn shown(name: &'static str, unit: Unit) -> Self {
+        Self { name, goal: None, unit }
+    }
+
+    pub const fn goal(name: &'static str, unit: Unit, goal: f64) -> Self {
+        Self { name, goal: Some(goal), unit }
+    }
+
     fn is_met(&self, median: f64) -> Option<bool> {
         self.goal.map(|goal| if self.unit.is_more_better() { median >= goal } else { median <= goal })
     }
@@ -250,6 +259,36 @@ fn number(value: f64) -> String {
         format!("{value:.2}")
     } else {
         format!("{value:.4}")
+    }
+}
+
+/// What is true of every list of figures.
+#[cfg(test)]
+pub mod lists {
+    use std::collections::BTreeMap;
+
+    use super::Figure;
+
+    /// The figures with their goals are those of a section of docs/BENCH.md.
+    pub fn assert_documented(figures: &[Figure], section: &str) {
+        let text = include_str!("../../docs/BENCH.md");
+        let section = text.split(section).nth(1).and_then(|rest| rest.split("\n## ").next()).expect("a section");
+        let rows = section.lines().filter_map(|line| {
+            let mut cells = line.strip_prefix("| `")?.split('|').map(str::trim);
+            Some((cells.next()?.trim_end_matches('`'), cells.next()?.parse::<f64>().ok()))
+        });
+        let documented: BTreeMap<&str, Option<f64>> = rows.collect();
+        let measured: BTreeMap<&str, Option<f64>> = figures.iter().map(|figure| (figure.name, figure.goal)).collect();
+        assert_eq!(documented, measured);
+    }
+
+    /// Each figure belongs to one stage.
+    pub fn assert_staged(figures: &[Figure], stages: &[&[&'static str]]) {
+        let mut staged = stages.concat();
+        staged.sort_unstable();
+        let mut all: Vec<&str> = figures.iter().map(|figure| figure.name).collect();
+        all.sort_unstable();
+        assert_eq!(staged, all);
     }
 }
 
